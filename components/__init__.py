@@ -1,0 +1,46 @@
+"""The closed machine-learning loop as Kubeflow Pipelines components.
+
+`from kfloop.components import train_model` imports one component; nothing else is loaded.
+"""
+
+from importlib import import_module
+from typing import Any
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "data": (
+        "ingest_data",
+        "transform_data",
+        "build_feature_tables",
+        "split_data",
+        "join_labels",
+        "collect_inference_log",
+    ),
+    "validation": ("compute_statistics", "infer_schema", "validate_data", "require_pass"),
+    "features": ("apply_feature_repo", "retrieve_training_set", "materialize_features"),
+    "training": ("train_model",),
+    "evaluation": ("evaluate_model", "gate_model", "score_data"),
+    "deployment": (
+        "publish_model",
+        "deploy_model",
+        "smoke_test_model",
+        "analyse_canary",
+        "promote_model",
+        "roll_back_model",
+        "register_model",
+        "describe_service",
+        "replay_requests",
+    ),
+    "monitoring": ("detect_drift", "measure_performance", "decide_retraining"),
+}
+_FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
+__all__ = sorted(_FAMILY_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FAMILY_OF:
+        raise AttributeError(f"kfloop.components has no component {name!r}; it has {__all__}.")
+    return getattr(import_module(f"kfloop.components.{_FAMILY_OF[name]}.component"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

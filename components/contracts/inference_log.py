@@ -1,0 +1,53 @@
+"""The inference log: one row per instance that was asked for, partitioned by day and version.
+
+Layout::
+
+    <log>/date=2013-07-01/model_version=2/<unique>.parquet
+
+Columns: `request_id` (string), `row` (int32, position in the request), `event_time` (timestamp[us,
+UTC]: the instance's own timestamp if it carried one, else when it arrived), `received_at`
+(timestamp[us, UTC]), `predictor` (string), `status` (int32, HTTP), `latency_ms` (float64),
+`error` (string or null), the entity keys and features under their own names, and `prediction`
+(float64, or string for multiclass; null when the request failed).
+
+Files become visible whole (written beside, then renamed). A reader ignores names that start with
+a dot.
+"""
+
+from datetime import date
+from pathlib import Path
+
+REQUEST_ID = "request_id"
+ROW = "row"
+EVENT_TIME = "event_time"
+RECEIVED_AT = "received_at"
+PREDICTOR = "predictor"
+STATUS = "status"
+LATENCY_MS = "latency_ms"
+ERROR = "error"
+MODEL_VERSION = "model_version"
+COLUMNS = (REQUEST_ID, ROW, EVENT_TIME, RECEIVED_AT, PREDICTOR, STATUS, LATENCY_MS, ERROR)
+
+
+def partition(log: str | Path, day: date, model_version: str) -> Path:
+    """Returns the directory of one day and version."""
+    return Path(log) / f"date={day.isoformat()}" / f"model_version={model_version}"
+
+
+def log_files(
+    log: str | Path,
+    since: date | None = None,
+    until: date | None = None,
+    model_version: str = "",
+) -> list[tuple[str, Path]]:
+    """Returns `(model_version, file)` for the days in `since` <= day <= `until`, in order."""
+    found = []
+    for directory in sorted(Path(log).glob("date=*/model_version=*")):
+        day = date.fromisoformat(directory.parent.name.removeprefix("date="))
+        version = directory.name.removeprefix("model_version=")
+        if (since and day < since) or (until and day > until):
+            continue
+        if model_version and version != model_version:
+            continue
+        found += [(version, file) for file in sorted(directory.glob("[!.]*.parquet"))]
+    return found

@@ -1,0 +1,1 @@
+"""Publish, deploy, canary, promote, roll back (KServe), register."""

@@ -1,0 +1,1 @@
+"""Model evaluation, gate and batch scoring."""

@@ -1,0 +1,1 @@
+"""Feature definitions, training sets and the online store (Feast)."""

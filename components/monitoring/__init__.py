@@ -1,0 +1,1 @@
+"""Drift (alibi-detect), live performance, retraining decision."""

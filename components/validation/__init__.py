@@ -1,0 +1,1 @@
+"""Statistics, schema and data validation (TFDV)."""

@@ -1,0 +1,1 @@
+"""Compositions of components, their compiled YAML, and the local runner."""

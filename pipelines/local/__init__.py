@@ -1,0 +1,1 @@
+"""The local runner: environments, the executor of compiled pipelines, the run report."""
