@@ -14,6 +14,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "split_data",
         "join_labels",
         "collect_inference_log",
+        "plan_windows",
+        "load_reference",
     ),
     "validation": ("compute_statistics", "infer_schema", "validate_data", "require_pass"),
     "features": ("apply_feature_repo", "retrieve_training_set", "materialize_features"),

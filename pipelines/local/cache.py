@@ -86,9 +86,7 @@ def _stamp(path: Path) -> str:
     return json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
-def load(
-    directory: Path, key: str
-) -> tuple[dict[str, Any], dict[str, list[Artifact]]] | None:
+def load(directory: Path, key: str) -> tuple[dict[str, Any], dict[str, list[Artifact]]] | None:
     """Returns the outputs kept under `key`, or None when there are none or their files are gone."""
     path = directory / f"{key}.json"
     if not path.is_file():

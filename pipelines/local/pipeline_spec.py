@@ -1,4 +1,4 @@
-"""Reads compiled pipelines (the YAML that is uploaded to a cluster) and the values given to them."""
+"""Reads compiled pipelines, the YAML that is uploaded to a cluster, and the values they get."""
 
 import json
 import re
@@ -57,7 +57,9 @@ class PipelineSpec:
 
     def images(self) -> list[str]:
         """Returns the images the pipeline's containers use."""
-        return sorted({e["container"]["image"] for e in self.executors.values() if "container" in e})
+        return sorted(
+            {e["container"]["image"] for e in self.executors.values() if "container" in e}
+        )
 
 
 def load_pipeline(path: str | Path) -> PipelineSpec:
@@ -68,7 +70,9 @@ def load_pipeline(path: str | Path) -> PipelineSpec:
     """
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"There is no compiled pipeline at {file}; compile it with `kfloop compile`.")
+        raise InputError(
+            f"There is no compiled pipeline at {file}; compile it with `kfloop compile`."
+        )
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     document = next(iter(yaml.load_all(file.read_text(encoding="utf-8"), Loader=loader)), None)
     if not isinstance(document, dict) or "root" not in document:

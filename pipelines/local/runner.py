@@ -221,7 +221,9 @@ class _Run:
                     if running:
                         changed.wait()
                     elif waiting:
-                        raise InputError(f"Tasks wait for each other: {', '.join(sorted(waiting))}.")
+                        raise InputError(
+                            f"Tasks wait for each other: {', '.join(sorted(waiting))}."
+                        )
         errors = [result.error for result in results.values() if result.status == FAILED]
         if errors:
             return Outputs(FAILED, {}, {}, errors[0])
@@ -375,7 +377,9 @@ class _Run:
                     kind = component["inputDefinitions"]["parameters"][key]["parameterType"]
                     own[key] = coerce(item, kind, key)
                 try:
-                    results[index] = self.dag(component, own, own_artifacts, f"{path}{name}/{index}/")
+                    results[index] = self.dag(
+                        component, own, own_artifacts, f"{path}{name}/{index}/"
+                    )
                 except InputError as error:
                     results[index] = Outputs(FAILED, {}, {}, f"{name}/{index}: {error}")
 

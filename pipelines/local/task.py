@@ -227,4 +227,3 @@ def collect_outputs(
             for entry in listed
         ]
     return values, artifacts
-

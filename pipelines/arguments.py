@@ -1,0 +1,138 @@
+"""From a loop file to the parameters of a pipeline."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kfloop.pipelines.loop import Loop
+
+Arguments = dict[str, Any]
+
+
+def pipeline_arguments(pipeline: str, loop: Loop, base: Path, state: Path) -> Arguments:
+    """Returns a pipeline's parameters for a loop.
+
+    Args:
+        pipeline: Name of the pipeline.
+        loop: The loop.
+        base: Directory its relative paths start from.
+        state: Directory for what the loop keeps on this machine, usually `.kfloop`.
+    """
+    return _MAKERS[pipeline](loop, base, state)
+
+
+def _data(loop: Loop, base: Path) -> Arguments:
+    features = loop.features
+    return {
+        "sources": [
+            {"name": name, **source.model_dump(), "uri": _uri(source.uri, base)}
+            for name, source in loop.sources.items()
+        ],
+        "examples_query": _query(loop.examples.query, base),
+        "timestamp": loop.examples.timestamp,
+        "feature_repo": _uri(features.repo, base) if features else "",
+        "feature_service": features.service if features else "",
+        "feature_queries": {n: _query(q, base) for n, q in features.tables.items()}
+        if features
+        else {},
+        "service": loop.service,
+        "namespace": loop.serving.namespace,
+    }
+
+
+def _learning(loop: Loop, base: Path, state: Path) -> Arguments:
+    training, canary = loop.training, loop.serving.canary
+    return {
+        "name": loop.name,
+        "task": loop.task,
+        "label": loop.examples.label,
+        "entities": loop.examples.entities,
+        "split_method": loop.split.method,
+        "split_key": loop.split.key,
+        "split_fraction": loop.split.fraction,
+        "minimum_rows": loop.validation.minimum_rows,
+        "schema": _uri(loop.validation.data_schema, base),
+        "rules": loop.validation.rules,
+        "drift": loop.validation.drift,
+        "features": training.features,
+        "module": _uri(training.module, base),
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "validation_fraction": training.validation_fraction,
+        "seed": training.seed,
+        "hyperparameters": training.hyperparameters,
+        "slices": loop.evaluation.slices,
+        "minimum_slice_size": loop.evaluation.minimum_slice_size,
+        "thresholds": loop.gate.thresholds,
+        "slice_thresholds": loop.gate.slices,
+        "model_repository": _uri(loop.serving.model_repository, base) or str(state / "models"),
+        "inference_log": _uri(loop.serving.inference_log, base)
+        or str(state / "inference-log" / loop.service),
+        "registry": loop.registry,
+        "canary_percent": canary.percent,
+        "canary_minimum_requests": canary.minimum_requests,
+        "canary_wait_seconds": canary.wait_seconds,
+        "canary_replay": canary.replay,
+    }
+
+
+def _training(loop: Loop, base: Path, state: Path) -> Arguments:
+    return {
+        **_data(loop, base),
+        **_learning(loop, base, state),
+        "since": loop.split.since,
+        "split_at": loop.split.at,
+        "until": loop.split.until,
+    }
+
+
+def _monitoring(loop: Loop, base: Path, state: Path) -> Arguments:
+    retraining = loop.monitoring.retraining
+    return {
+        **_data(loop, base),
+        **_learning(loop, base, state),
+        "label_keys": loop.label_keys,
+        "window_days": loop.monitoring.window_days,
+        "window_minimum_rows": loop.monitoring.minimum_rows,
+        "performance_thresholds": loop.monitoring.performance,
+        "train_days": retraining.train_days,
+        "evaluation_days": retraining.evaluation_days,
+        "cooldown_days": retraining.cooldown_days,
+        "minimum_new_rows": retraining.minimum_new_rows,
+    }
+
+
+def _batch_scoring(loop: Loop, base: Path, state: Path) -> Arguments:
+    return {**_data(loop, base), "since": loop.split.until}
+
+
+def _replay(loop: Loop, base: Path, state: Path) -> Arguments:
+    return {
+        **_data(loop, base),
+        "since": loop.replay.since or loop.split.until,
+        "until": loop.replay.until,
+        "limit": loop.replay.limit,
+        "batch_size": loop.replay.batch_size,
+    }
+
+
+def _rollback(loop: Loop, base: Path, state: Path) -> Arguments:
+    return {"service": loop.service, "namespace": loop.serving.namespace}
+
+
+_MAKERS: dict[str, Callable[[Loop, Path, Path], Arguments]] = {
+    "training": _training,
+    "monitoring": _monitoring,
+    "batch-scoring": _batch_scoring,
+    "replay": _replay,
+    "rollback": _rollback,
+}
+
+
+def _uri(value: str, base: Path) -> str:
+    return str(base / value) if value and "://" not in value else value
+
+
+def _query(value: str, base: Path) -> str:
+    return (base / value).read_text(encoding="utf-8") if value.endswith(".sql") else value

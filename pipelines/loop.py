@@ -1,0 +1,404 @@
+"""`loop.yaml`: one file that describes a whole loop.
+
+`load_loop` checks the file before anything runs and names every mistake by key and line.
+"""
+
+from collections.abc import Hashable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from kfloop.components.contracts.errors import InputError
+
+
+def _moment(value: str) -> str:
+    if value:
+        try:
+            datetime.fromisoformat(value)
+        except ValueError as error:
+            raise ValueError("write a date or time like 2013-06-01") from error
+    return value
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
+Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=40)]
+Limits = dict[str, float | dict[Literal["minimum", "maximum", "maximum_drop"], float]]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Source(_Section):
+    """Where one table comes from.
+
+    Attributes:
+        uri: A Parquet, CSV or JSON-lines file, or a directory or glob of them; relative paths are
+            relative to the loop file.
+        format: `parquet`, `csv` or `jsonl`; empty means by the file's extension.
+        timestamp: Column by which `since` and `until` choose rows; empty for tables without time.
+    """
+
+    uri: str
+    format: Literal["", "parquet", "csv", "jsonl"] = ""
+    timestamp: str = ""
+
+
+class Examples(_Section):
+    """What is predicted, one row per prediction.
+
+    Attributes:
+        query: DuckDB SQL over the sources, as text or as a path that ends in `.sql`.
+        label: Column to predict.
+        timestamp: Column with the time of prediction; empty if there is none.
+        entities: Key columns: they join features, travel with requests, and are no model inputs
+            unless `training.features` names them.
+        keys: Columns that identify a row when its label arrives later; the entities and the
+            timestamp unless given.
+    """
+
+    query: str
+    label: str
+    timestamp: str = ""
+    entities: list[str] = []
+    keys: list[str] = []
+
+
+class Features(_Section):
+    """The Feast repository that adds features to the examples.
+
+    Attributes:
+        repo: Directory of the repository.
+        service: Name of the feature service.
+        tables: SQL (text or path) for each Parquet table its file sources read.
+    """
+
+    repo: str
+    service: str
+    tables: dict[str, str] = {}
+
+
+class Split(_Section):
+    """What the model is trained and evaluated on.
+
+    Attributes:
+        method: `time`, `hash` (a stable random part) or `group` (no value of `key` on both sides).
+        since: Start of the training data; empty means the beginning.
+        at: Start of the evaluation data; empty means the last `fraction` of the rows.
+        until: End of the evaluation data; empty means the end.
+        fraction: Part of the rows used for evaluation when `at` is empty.
+        key: Column for `hash` and `group`.
+    """
+
+    method: Literal["time", "hash", "group"] = "time"
+    since: Moment = ""
+    at: Moment = ""
+    until: Moment = ""
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    key: str = ""
+
+
+class Validation(_Section):
+    """When data is refused.
+
+    Attributes:
+        minimum_rows: Fewest rows in the training part and in the evaluation part.
+        data_schema: A reviewed TFDV schema (text proto) that wins over the inferred one; `schema`
+            in the file.
+        rules: Rules over the statistics, for example `distance.mean < 3000`.
+        drift: Whether drift of the evaluation part is only reported, fails the run, or is off.
+    """
+
+    minimum_rows: Annotated[int, Field(ge=1)] = 100
+    data_schema: Annotated[str, Field(alias="schema")] = ""
+    rules: list[str] = []
+    drift: Literal["report", "fail", "off"] = "report"
+
+
+class Training(_Section):
+    """How the model is trained.
+
+    Attributes:
+        features: Model inputs; all columns but label, timestamp and entities unless given.
+        module: Path of your own module with `build_model`; empty means the built-in network.
+        epochs: Most passes over the data; early stopping may end before.
+        batch_size: Rows per step.
+        learning_rate: Initial learning rate of Adam.
+        validation_fraction: Last part of the training data, used for early stopping.
+        seed: Same seed and data give the same weights on a CPU.
+        hyperparameters: Passed to the model builder.
+    """
+
+    features: list[str] = []
+    module: str = ""
+    epochs: Annotated[int, Field(ge=1)] = 20
+    batch_size: Annotated[int, Field(ge=1)] = 1024
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    seed: int = 0
+    hyperparameters: dict[str, Any] = {}
+
+
+class Evaluation(_Section):
+    """How the model is judged.
+
+    Attributes:
+        slices: Columns whose values are judged apart.
+        minimum_slice_size: Slices with fewer rows get no metrics.
+    """
+
+    slices: list[str] = []
+    minimum_slice_size: Annotated[int, Field(ge=1)] = 100
+
+
+class Gate(_Section):
+    """What a model must reach to be deployed.
+
+    Attributes:
+        thresholds: Metric to `{minimum: x}` or `{maximum: x}`; a bare number is the one that fits
+            the metric. Without any, the model must beat a trivial one.
+        slices: The same for every slice that is large enough.
+    """
+
+    thresholds: Limits = {}
+    slices: Limits = {}
+
+
+class Canary(_Section):
+    """How a candidate is tried beside the live model.
+
+    Attributes:
+        percent: Share of the traffic.
+        minimum_requests: Fewest answers of the candidate before it is judged.
+        wait_seconds: Longest wait for them.
+        replay: Whether recent requests are sent again when live traffic is too little.
+    """
+
+    percent: Annotated[int, Field(ge=1, le=99)] = 20
+    minimum_requests: Annotated[int, Field(ge=1)] = 200
+    wait_seconds: Annotated[int, Field(ge=0)] = 60
+    replay: bool = True
+
+
+class Serving(_Section):
+    """Where the model is served.
+
+    Attributes:
+        service: InferenceService name; the loop's name unless given.
+        namespace: Kubernetes namespace; not used on a laptop.
+        model_repository: Where versions are published; on a laptop `.kfloop/models` unless given.
+        inference_log: Where requests are logged; on a laptop `.kfloop/inference-log` unless given.
+        canary: How a candidate is tried.
+    """
+
+    service: str = ""
+    namespace: str = ""
+    model_repository: str = ""
+    inference_log: str = ""
+    canary: Canary = Canary()
+
+
+class Retraining(_Section):
+    """When and on what the loop retrains.
+
+    Attributes:
+        train_days: Length of the training window before the evaluation window, in days.
+        evaluation_days: Length of the newest labelled window, kept for evaluation.
+        cooldown_days: Shortest time between two trainings, in days of event time.
+        minimum_new_rows: Fewest newly labelled rows.
+    """
+
+    train_days: Annotated[int, Field(ge=1)] = 180
+    evaluation_days: Annotated[int, Field(ge=1)] = 14
+    cooldown_days: Annotated[int, Field(ge=0)] = 14
+    minimum_new_rows: Annotated[int, Field(ge=1)] = 200
+
+
+class Monitoring(_Section):
+    """What is watched while the model is live.
+
+    Attributes:
+        window_days: Length of the window that is judged, in days.
+        minimum_rows: Fewest rows in it; fewer is `no_data`.
+        performance: Metric to `{maximum_drop: x}`: how much worse than at release is too much.
+        retraining: When and on what the loop retrains.
+    """
+
+    window_days: Annotated[int, Field(ge=1)] = 31
+    minimum_rows: Annotated[int, Field(ge=1)] = 200
+    performance: Limits = {}
+    retraining: Retraining = Retraining()
+
+
+class Replay(_Section):
+    """Later rows that `kfloop loop` sends as requests, standing in for live traffic.
+
+    Attributes:
+        since: First time that is replayed; the end of the evaluation data unless given.
+        until: End; empty means the end of the data.
+        limit: Most rows, spread evenly over the window.
+        batch_size: Rows per request.
+    """
+
+    since: Moment = ""
+    until: Moment = ""
+    limit: Annotated[int, Field(ge=1)] = 5000
+    batch_size: Annotated[int, Field(ge=1)] = 10
+
+
+class Loop(_Section):
+    """A whole loop; see the sections for what each key means."""
+
+    name: Name
+    task: Literal["binary", "multiclass", "regression"]
+    sources: Annotated[dict[str, Source], Field(min_length=1)]
+    examples: Examples
+    features: Features | None = None
+    split: Split = Split()
+    validation: Validation = Validation()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    gate: Gate = Gate()
+    serving: Serving = Serving()
+    monitoring: Monitoring = Monitoring()
+    replay: Replay = Replay()
+    registry: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Loop":
+        if self.split.method == "time" and not self.examples.timestamp:
+            raise ValueError(
+                "split.method is time but examples.timestamp is not set; set it, or use "
+                "method: hash"
+            )
+        if self.split.method != "time" and not self.split.key:
+            raise ValueError(f"split.method {self.split.method} needs split.key")
+        return self
+
+    @property
+    def service(self) -> str:
+        """The InferenceService name."""
+        return self.serving.service or self.name
+
+    @property
+    def label_keys(self) -> list[str]:
+        """The columns by which labels are joined to predictions."""
+        if self.examples.keys:
+            return self.examples.keys
+        return [c for c in (*self.examples.entities, self.examples.timestamp) if c]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with dates left as text, so that they mean the same everywhere."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def load_loop(path: str | Path) -> tuple[Loop, Path]:
+    """Reads and checks a loop file.
+
+    Returns:
+        The loop, and the directory its relative paths start from.
+
+    Raises:
+        InputError: If the file is missing or wrong; the message names key and line.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"There is no loop file {file}; give its path with --config.")
+    try:
+        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)
+        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or error
+        raise InputError(f"{file}{line} is not YAML: {reason}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text.") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{file} is not a loop file: it must hold keys like name and sources.")
+    lines: dict[tuple[Hashable, ...], int] = {}
+    _collect_lines(node, (), lines, file)
+    try:
+        loop = Loop.model_validate(document)
+    except ValidationError as error:
+        raise InputError(_sentences(file, error, lines)) from error
+    base = file.resolve().parent
+    _require_files(loop, base, file, lines)
+    return loop, base
+
+
+def _collect_lines(
+    node: yaml.Node, place: tuple[Hashable, ...], lines: dict[tuple[Hashable, ...], int], file: Path
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*place, key.value)
+            if inner in lines:
+                raise InputError(
+                    f"{file} line {key.start_mark.line + 1}: "
+                    f"{'.'.join(map(str, inner))} is given twice; keep one."
+                )
+            lines[inner] = key.start_mark.line + 1
+            _collect_lines(value, inner, lines, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*place, index)] = value.start_mark.line + 1
+            _collect_lines(value, (*place, index), lines, file)
+
+
+def _sentences(file: Path, error: ValidationError, lines: dict[tuple[Hashable, ...], int]) -> str:
+    told: dict[str, None] = {}
+    for problem in error.errors():
+        place = tuple(problem["loc"])
+        # Pydantic adds the branch of a union to the place; the file does not know it.
+        while place and place not in lines and problem["type"] != "missing":
+            place = place[:-1]
+        line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
+        key = ".".join(map(str, place)) or "the file"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "there is no such key"
+        elif problem["type"] == "missing":
+            message = "is missing"
+        elif not isinstance(problem["input"], dict):
+            message = f"{message[0].lower()}{message[1:]}, not {problem['input']!r}"
+        told[f"{file} line {line}: {key}: {message}."] = None
+    return "\n".join(told)
+
+
+def _require_files(
+    loop: Loop, base: Path, file: Path, lines: dict[tuple[Hashable, ...], int]
+) -> None:
+    wanted: list[tuple[tuple[str, ...], str]] = [
+        *((("sources", name, "uri"), source.uri) for name, source in loop.sources.items()),
+        (("examples", "query"), loop.examples.query),
+        (("training", "module"), loop.training.module),
+        (("validation", "schema"), loop.validation.data_schema),
+    ]
+    if loop.features:
+        wanted.append((("features", "repo"), loop.features.repo))
+        wanted += [(("features", "tables", n), q) for n, q in loop.features.tables.items()]
+    for place, value in wanted:
+        is_path = place[0] in ("sources", "training", "validation") or place[-1] == "repo"
+        if not value or "://" in value or "*" in value or not (is_path or value.endswith(".sql")):
+            continue
+        if not (base / value).exists():
+            raise InputError(
+                f"{file} line {lines.get(place, 1)}: {'.'.join(place)}: there is no {base / value}."
+            )

