@@ -186,7 +186,7 @@ class Canary(_Section):
 
     percent: Annotated[int, Field(ge=1, le=99)] = 20
     minimum_requests: Annotated[int, Field(ge=1)] = 200
-    wait_seconds: Annotated[int, Field(ge=0)] = 60
+    wait_seconds: Annotated[float, Field(ge=0)] = 60
     replay: bool = True
 
 
@@ -220,7 +220,7 @@ class Retraining(_Section):
 
     train_days: Annotated[int, Field(ge=1)] = 180
     evaluation_days: Annotated[int, Field(ge=1)] = 14
-    cooldown_days: Annotated[int, Field(ge=0)] = 14
+    cooldown_days: Annotated[float, Field(ge=0)] = 14
     minimum_new_rows: Annotated[int, Field(ge=1)] = 200
 
 

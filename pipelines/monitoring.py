@@ -55,7 +55,7 @@ def monitoring(
     performance_thresholds: Dict = {},
     train_days: int = 180,
     evaluation_days: int = 14,
-    cooldown_days: int = 14,
+    cooldown_days: float = 14.0,
     minimum_new_rows: int = 200,
     force_retraining: str = "",
     minimum_rows: int = 100,
@@ -78,7 +78,7 @@ def monitoring(
     registry: str = "",
     canary_percent: int = 20,
     canary_minimum_requests: int = 200,
-    canary_wait_seconds: int = 60,
+    canary_wait_seconds: float = 60.0,
     canary_replay: bool = True,
 ):
     """Monitors a service and retrains it.

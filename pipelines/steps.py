@@ -167,7 +167,7 @@ def roll_out(
     registry: str,
     canary_percent: int,
     canary_minimum_requests: int,
-    canary_wait_seconds: int,
+    canary_wait_seconds: float,
     canary_replay: bool,
 ):
     """Publish a model, deploy it, and keep it only if it serves well beside the live one."""
@@ -191,7 +191,10 @@ def roll_out(
     with dsl.If(smoke.outputs["Output"] != "pass", name="smoke-test-failed"):
         always(
             roll_back_model(
-                service=service, namespace=namespace, reason="The smoke test did not pass."
+                service=service,
+                namespace=namespace,
+                model_uri=published.outputs["Output"],
+                reason="The smoke test did not pass.",
             )
         )
     with dsl.Elif(deployed.outputs["Output"] == "canary", name="beside-the-live-model"):
@@ -205,7 +208,13 @@ def roll_out(
             )
         )
         with dsl.If(analysis.outputs["Output"] == "pass", name="canary-passed"):
-            promoted = always(promote_model(service=service, namespace=namespace))
+            promoted = always(
+                promote_model(
+                    service=service,
+                    namespace=namespace,
+                    model_uri=published.outputs["Output"],
+                )
+            )
             always(
                 register_model(
                     model_uri=published.outputs["Output"],
@@ -217,7 +226,10 @@ def roll_out(
         with dsl.Else(name="canary-did-not-pass"):
             always(
                 roll_back_model(
-                    service=service, namespace=namespace, reason="The canary did not pass."
+                    service=service,
+                    namespace=namespace,
+                    model_uri=published.outputs["Output"],
+                    reason="The canary did not pass.",
                 )
             )
             always(

@@ -52,7 +52,7 @@ def training(
     registry: str = "",
     canary_percent: int = 20,
     canary_minimum_requests: int = 200,
-    canary_wait_seconds: int = 60,
+    canary_wait_seconds: float = 60.0,
     canary_replay: bool = True,
 ):
     """Trains a model and rolls it out when the gate passes it.

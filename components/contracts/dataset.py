@@ -184,15 +184,31 @@ def between(table: pa.Table, timestamp: str, since: str = "", until: str = "") -
         raise InputError(
             f"Timestamp column {timestamp!r} is missing; there is {', '.join(table.column_names)}."
         )
-    column = table[timestamp]
+    return table.filter(in_window(table[timestamp], timestamp, since, until))
+
+
+def in_window(
+    column: pa.Array | pa.ChunkedArray, name: str, since: str = "", until: str = ""
+) -> pa.Array | pa.ChunkedArray:
+    """Returns for each value of a time column whether `since` <= value < `until`.
+
+    Args:
+        column: Dates or timestamps; a missing one is outside.
+        name: The column's name, for the error.
+        since: Start, ISO 8601; empty for no start.
+        until: End, ISO 8601; empty for no end.
+
+    Raises:
+        InputError: If the column does not hold dates or timestamps.
+    """
     if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
         raise InputError(
-            f"Column {timestamp!r} is used as the timestamp but holds {column.type}; "
+            f"Column {name!r} is used as the timestamp but holds {column.type}; "
             "cast it to a timestamp in the query."
         )
-    moments = column.cast(pa.timestamp("us"))
+    moments = column.cast(pa.timestamp("us"), safe=False)
     if pa.types.is_timestamp(column.type) and column.type.tz:
-        moments = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.timestamp("us"))
+        moments = column.cast(pa.timestamp("us", tz="UTC"), safe=False).cast(pa.timestamp("us"))
     keep = pc.is_valid(moments)
     if since:
         bound = parse_time(since, "since").astimezone(UTC).replace(tzinfo=None)
@@ -200,4 +216,4 @@ def between(table: pa.Table, timestamp: str, since: str = "", until: str = "") -
     if until:
         bound = parse_time(until, "until").astimezone(UTC).replace(tzinfo=None)
         keep = pc.and_(keep, pc.less(moments, pa.scalar(bound, pa.timestamp("us"))))
-    return table.filter(keep)
+    return keep

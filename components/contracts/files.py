@@ -8,16 +8,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from kfloop.components.contracts.errors import InputError
+
+
+def local_path(uri: str, name: str) -> Path:
+    """Returns the absolute path of a plain path or file:// URI.
+
+    Args:
+        uri: The path or URI.
+        name: Which setting it is, for the error.
+
+    Raises:
+        InputError: If it is empty or has another scheme.
+    """
+    if not uri:
+        raise InputError(f"{name} is empty; give a path or a file:// URI.")
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file"):
+        raise InputError(
+            f"{name} is {uri!r}; only local and mounted directories are read, "
+            "so give a path or a file:// URI."
+        )
+    return Path(unquote(parts.path) if parts.scheme else uri).absolute()
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes `text` so that a reader sees either the old file or the whole new one."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes `content` so that a reader sees either the old file or the whole new one."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes the file private; a shared volume needs the usual mode.

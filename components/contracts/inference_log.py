@@ -8,7 +8,12 @@ Columns: `request_id` (string), `row` (int32, position in the request), `event_t
 UTC]: the instance's own timestamp if it carried one, else when it arrived), `received_at`
 (timestamp[us, UTC]), `predictor` (string), `status` (int32, HTTP), `latency_ms` (float64),
 `error` (string or null), the entity keys and features under their own names, and `prediction`
-(float64, or string for multiclass; null when the request failed).
+(float64, or string for multiclass; null when the request failed). The day is that of `event_time`,
+in UTC. Features have the type that `model.json` gives them (float64, int64, bool, string); what was
+sent with another type is null, and `error` says so.
+
+A failed request leaves rows too: `status` 400 and more, `error` a sentence. Under
+`model_version=none` are those for which nothing was ready.
 
 Files become visible whole (written beside, then renamed). A reader ignores names that start with
 a dot.
@@ -16,6 +21,8 @@ a dot.
 
 from datetime import date
 from pathlib import Path
+
+from kfloop.components.contracts.model_package import PREDICTION
 
 REQUEST_ID = "request_id"
 ROW = "row"
@@ -27,6 +34,15 @@ LATENCY_MS = "latency_ms"
 ERROR = "error"
 MODEL_VERSION = "model_version"
 COLUMNS = (REQUEST_ID, ROW, EVENT_TIME, RECEIVED_AT, PREDICTOR, STATUS, LATENCY_MS, ERROR)
+# A feature or entity key of such a name cannot be logged under its own name.
+RESERVED = frozenset({*COLUMNS, PREDICTION, MODEL_VERSION, "date"})
+
+NO_VERSION = "none"
+
+
+def version_label(version: str) -> str:
+    """Returns how a model version is told in answers, metrics and the log."""
+    return version or "unversioned"
 
 
 def partition(log: str | Path, day: date, model_version: str) -> Path:

@@ -1,1 +1,1 @@
-"""Statistics, schema and data validation (TFDV)."""
+"""Statistics, schemas and validation of datasets, on TensorFlow Data Validation (TFDV)."""

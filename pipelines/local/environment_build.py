@@ -126,7 +126,7 @@ class _Build:
             process.terminate()  # on Ctrl-C; it has ended otherwise
             process.wait()
         if process.returncode != 0:
-            raise InputError(_failure(self.environment, command, process.returncode))
+            raise InputError(_failure(self.environment, command, process.returncode, start))
 
     def _show(self, stage: str) -> None:
         seconds = time.monotonic() - self.started
@@ -134,7 +134,7 @@ class _Build:
 
 
 def _commands(environment: Environment) -> list[list[str]]:
-    uv, python = _uv_path(), str(environment.python)
+    uv, python = uv_path(), str(environment.python)
     options = ["--require-hashes", "--compile-bytecode", "--python", python]
     first, *others = map(str, environment.locks)
     if environment.overlay:
@@ -146,7 +146,12 @@ def _commands(environment: Environment) -> list[list[str]]:
     ]
 
 
-def _uv_path() -> str:
+def uv_path() -> str:
+    """Returns the uv that came with this Python's environment.
+
+    Raises:
+        InputError: If there is none.
+    """
     import uv
 
     try:
@@ -173,8 +178,10 @@ def _stage(log: Path, start: int) -> str:
     return stages[-1] if stages else "starting"
 
 
-def _failure(environment: Environment, command: list[str], status: int) -> str:
-    lines = environment.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def _failure(environment: Environment, command: list[str], status: int, start: int) -> str:
+    """Says which command failed, and the last of what it printed from byte `start` of the log."""
+    text = environment.log.read_bytes()[start:].decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     told = "\n".join(f"    {line}" for line in lines[-6:])
     action = " ".join(["uv", *command[1:3]]) if command[1] == "pip" else "uv venv"
     return (

@@ -200,7 +200,9 @@ def test_a_declared_output_that_is_not_written_fails_the_task(run):
         run(pipeline)
 
 
-@pytest.mark.parametrize("text", ["python3.9 and python3", "{{$.foo}}", "{{$}}x", "it's \"q\" $HOME"])
+@pytest.mark.parametrize(
+    "text", ["python3.9 and python3", "{{$.foo}}", "{{$}}x", 'it\'s "q" $HOME']
+)
 def test_text_reaches_the_component_unchanged(run, text):
     @dsl.pipeline
     def pipeline(text: str):
@@ -379,10 +381,19 @@ def test_tasks_end_when_the_runner_is_killed(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[4]); from pathlib import Path\n"
         "from test_runner import environment, load_pipeline, run_pipeline\n"
-        "run_pipeline(load_pipeline(sys.argv[1]), {'path': sys.argv[2]}, Path(sys.argv[3]), environment)"
+        "pipeline, state = load_pipeline(sys.argv[1]), Path(sys.argv[3])\n"
+        "run_pipeline(pipeline, {'path': sys.argv[2]}, state, environment)"
     )
     runner = subprocess.Popen(
-        [sys.executable, "-c", code, str(file), str(pid_file), str(tmp_path), str(Path(__file__).parent)]
+        [
+            sys.executable,
+            "-c",
+            code,
+            str(file),
+            str(pid_file),
+            str(tmp_path),
+            str(Path(__file__).parent),
+        ]
     )
     try:
         deadline = time.monotonic() + 30

@@ -1,0 +1,1 @@
+"""Ingest, transform (SQL), split, join labels."""

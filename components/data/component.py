@@ -1,0 +1,195 @@
+"""The data family as KFP components."""
+
+from typing import Dict, List, NamedTuple
+
+from kfp import dsl
+
+from kfloop.components.images import image
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def ingest_data(
+    sources: List[Dict], tables: dsl.Output[dsl.Dataset], since: str = "", until: str = ""
+):
+    """Reads sources (Parquet, CSV, JSON lines) and writes one table each.
+
+    Args:
+        sources: One entry per table: `name`, `uri` (a file, a directory or a glob), and where
+            needed `format` (parquet, csv, jsonl; otherwise by extension) and `timestamp`.
+        tables: Directory with one dataset per source. Metadata: `sources` (uri, bytes, sha256
+            and rows of each), `tables`, `fingerprint`.
+        since: Start of the window (ISO 8601, inclusive) for sources with a `timestamp`.
+        until: End of the window (ISO 8601, exclusive) for sources with a `timestamp`.
+    """
+    from kfloop.components.data.ingest import ingest
+
+    tables.metadata.update(ingest(sources, tables.path, since, until))
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def transform_data(
+    tables: dsl.Input[dsl.Dataset],
+    query: str,
+    dataset: dsl.Output[dsl.Dataset],
+    timestamp: str = "",
+    since: str = "",
+    until: str = "",
+    allow_empty: bool = False,
+):
+    """Runs one SELECT over tables and keeps the rows of a window.
+
+    Args:
+        tables: Tables, each a view of its name; or one dataset, the view `dataset`.
+        query: DuckDB SQL. It sees all rows, so that history before `since` is there for it.
+        dataset: The result. Metadata: `rows`, `columns`, `fingerprint`, `since`, `until`.
+        timestamp: Column of the result that the window is about. No row may lack it.
+        since: Start of the window, ISO 8601, inclusive; empty for no start.
+        until: End of the window, ISO 8601, exclusive; empty for no end.
+        allow_empty: Whether no rows are an answer rather than an error.
+    """
+    from kfloop.components.data.transform import transform
+
+    dataset.metadata.update(
+        transform(tables.path, query, dataset.path, timestamp, since, until, allow_empty)
+    )
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def build_feature_tables(
+    tables: dsl.Input[dsl.Dataset],
+    queries: Dict[str, str],
+    feature_tables: dsl.Output[dsl.Dataset],
+):
+    """Runs one SELECT per feature table.
+
+    Args:
+        tables: Tables, each a view of its name.
+        queries: DuckDB SQL by the name of the table that it makes. Its rows carry the time at
+            which they became known. Empty for a loop without feature tables.
+        feature_tables: Directory with one dataset per table. Metadata: `tables` (rows by name),
+            `fingerprint`.
+    """
+    from kfloop.components.data.transform import build_feature_tables as build
+
+    feature_tables.metadata.update(build(tables.path, queries, feature_tables.path))
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def split_data(
+    dataset: dsl.Input[dsl.Dataset],
+    train: dsl.Output[dsl.Dataset],
+    evaluation: dsl.Output[dsl.Dataset],
+    method: str = "time",
+    timestamp: str = "",
+    at: str = "",
+    fraction: float = 0.2,
+    key: str = "",
+):
+    """Splits a dataset into a part to train on and a part to evaluate on.
+
+    Args:
+        dataset: Dataset to split.
+        train: Rows to train on.
+        evaluation: Rows to evaluate on.
+        method: `time` (the newest rows evaluate), `hash` (a key's hash decides, for good) or
+            `group` (whole keys until the size is reached).
+        timestamp: Column of times, for `time`.
+        at: Moment of the split, ISO 8601, for `time`; empty to use `fraction`.
+        fraction: Part of the rows to evaluate on, between 0 and 1.
+        key: Column whose values stay together, for `hash` and `group`.
+    """
+    from kfloop.components.data.split import split
+
+    parts = split(dataset.path, train.path, evaluation.path, method, timestamp, at, fraction, key)
+    train.metadata.update(parts["train"])
+    evaluation.metadata.update(parts["evaluation"])
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def join_labels(
+    predictions: dsl.Input[dsl.Dataset],
+    labels: dsl.Input[dsl.Dataset],
+    joined: dsl.Output[dsl.Dataset],
+    keys: List[str],
+    label: str,
+    timestamp: str = "",
+):
+    """Joins the labels that arrived since to predictions.
+
+    Args:
+        predictions: Rows of the inference log, or of batch scoring.
+        labels: Rows with the keys, the timestamp and the label.
+        joined: Predictions that have one label, with it; possibly none. Metadata: the dataset's
+            and the counts `predictions`, `matched`, `unlabelled`, `ambiguous`, `failed`.
+        keys: Columns that identify an instance: entity keys, or `request_id`.
+        label: Label column of `labels`.
+        timestamp: Column of `labels` that equals the predictions' `event_time`; empty when the
+            keys identify an instance alone.
+    """
+    from kfloop.components.data.labels import join_labels as join
+
+    joined.metadata.update(join(predictions.path, labels.path, joined.path, keys, label, timestamp))
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def collect_inference_log(
+    log_uri: str,
+    dataset: dsl.Output[dsl.Dataset],
+    model_version: str = "",
+    since: str = "",
+    until: str = "",
+    timestamp: str = "",
+):
+    """Reads a window of the inference log as one dataset.
+
+    Args:
+        log_uri: The inference log.
+        dataset: Its rows, with `model_version`. Metadata: `rows`, `columns`, `fingerprint`,
+            `since`, `until`.
+        model_version: Version whose requests count; empty for all.
+        since: Start of the window, ISO 8601, inclusive; empty for no start.
+        until: End of the window, ISO 8601, exclusive; empty for no end.
+        timestamp: Second name for `event_time`, as the model's data calls it.
+    """
+    from kfloop.components.data.log import collect
+
+    dataset.metadata.update(collect(log_uri, dataset.path, model_version, since, until, timestamp))
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def plan_windows(
+    log_uri: str,
+    model_version: str = "",
+    until: str = "",
+    window_days: int = 31,
+    train_days: int = 180,
+    evaluation_days: int = 14,
+) -> NamedTuple(
+    "Windows", [("window_since", str), ("until", str), ("train_since", str), ("split_at", str)]
+):
+    """Says which window a monitoring run judges and which it would train on.
+
+    Args:
+        log_uri: The inference log.
+        model_version: Version whose requests count; empty for all.
+        until: End of all windows, ISO 8601; empty for the end of the log's newest day.
+        window_days: Days of requests to judge.
+        train_days: Days to train on, before the days to evaluate on.
+        evaluation_days: Newest days, kept to evaluate on.
+    """
+    from kfloop.components.data.windows import plan_windows as plan
+
+    return plan(log_uri, model_version, until, window_days, train_days, evaluation_days)
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def load_reference(model_uri: str, reference: dsl.Output[dsl.Dataset]):
+    """Reads the sample of training rows that travels with a published model.
+
+    Args:
+        model_uri: The published model package.
+        reference: The sample, with `prediction`. Metadata: `rows`, `columns`, `fingerprint`.
+    """
+    from kfloop.components.data.reference import load_reference as load
+
+    reference.metadata.update(load(model_uri, reference.path))

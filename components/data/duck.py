@@ -1,0 +1,193 @@
+"""DuckDB, set up the same way in every step: times in UTC, no network, errors a user reads."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from kfloop.components.contracts.dataset import dataset_files, parse_time, table_names
+from kfloop.components.contracts.errors import InputError
+
+BATCH_ROWS = 100_000
+SINGLE_DATASET = "dataset"
+
+# What SQL produces without being asked, and neither TFDV nor TensorFlow reads: sum() of integers is
+# a HUGEINT, 0.1 is a DECIMAL.
+PLAIN_TYPES = {
+    "hugeint": "BIGINT",
+    "uhugeint": "BIGINT",
+    "decimal": "DOUBLE",
+    "enum": "VARCHAR",
+    "uuid": "VARCHAR",
+    "timestamp_s": "TIMESTAMP",
+    "timestamp_ms": "TIMESTAMP",
+    "timestamp_ns": "TIMESTAMP",
+}
+TIME_TYPES = (
+    "date",
+    "timestamp",
+    "timestamp with time zone",
+    "timestamp_s",
+    "timestamp_ms",
+    "timestamp_ns",
+)
+
+
+@contextmanager
+def connect() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Gives an in-memory database that spills to a scratch directory."""
+    with (
+        tempfile.TemporaryDirectory(prefix="kfloop-duckdb-") as scratch,
+        duckdb.connect(
+            config={"temp_directory": scratch, "autoinstall_known_extensions": "false"}
+        ) as connection,
+    ):
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+
+
+@contextmanager
+def explained(what: str, query: str = "") -> Iterator[None]:
+    """Turns an error of DuckDB into an InputError of one sentence.
+
+    Args:
+        what: What cannot be done, for example `The query cannot run`.
+        query: The user's SQL; lets the sentence name the line.
+    """
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{what}: {_sentence(str(error), query)}.") from error
+
+
+def _sentence(message: str, query: str) -> str:
+    told, _, place = message.partition("\n\nLINE ")
+    text = " ".join(told.split()).rstrip(".")
+    found = re.match(r"(\d+): ([^\n]*)", place)
+    if not found:
+        return text
+    number, shown = int(found[1]), found[2].strip(". ")
+    lines = query.splitlines()
+    # While rows are computed DuckDB shows its own rendering of the query, with a line of its own.
+    if number > len(lines) or shown not in lines[number - 1]:
+        return text
+    return f"{text}; line {number} of the query: {lines[number - 1].strip()}"
+
+
+def quote(name: str) -> str:
+    """Quotes an identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Quotes a string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def scan(files: list[Path]) -> str:
+    """Returns the SQL that reads Parquet files by column name."""
+    listed = ", ".join(literal(str(file)) for file in files)
+    return f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, tables: str | Path) -> list[str]:
+    """Creates one view per table and returns their names.
+
+    Args:
+        connection: Where to create them.
+        tables: Tables, or one dataset, which becomes the view `dataset`.
+    """
+    names = table_names(tables)
+    paths = {name: Path(tables) / name for name in names} or {SINGLE_DATASET: Path(tables)}
+    for name, path in paths.items():
+        source = scan(dataset_files(path))
+        connection.execute(f"CREATE VIEW {quote(name)} AS SELECT * FROM {source}")
+    return list(paths)
+
+
+def select(
+    connection: duckdb.DuckDBPyConnection, query: str, what: str, views: list[str]
+) -> duckdb.DuckDBPyRelation:
+    """Prepares one SELECT of the user and gives its columns types that everyone reads.
+
+    Raises:
+        InputError: If it is not one SELECT, cannot run, or names a column twice.
+    """
+    with explained(f"{what} cannot be parsed", query):
+        statements = [each for each in connection.extract_statements(query) if each.query.strip()]
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise InputError(f"{what} must be one SELECT; it holds {_kinds(statements)}.")
+    try:
+        with explained(f"{what} cannot run", query):
+            # Without the text after it: a closing ; or comment cannot be wrapped.
+            relation = connection.sql(query)
+    except InputError as error:
+        if isinstance(error.__cause__, duckdb.CatalogException):
+            tables = ", ".join(views)
+            raise InputError(f"{str(error).rstrip('.')}; the tables are {tables}.") from error
+        raise
+    twice = sorted({name for name in relation.columns if relation.columns.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"{what} returns the column {', '.join(map(repr, twice))} more than once; "
+            "name each column once, or rename it with AS."
+        )
+    return relation.project(", ".join(_plain_columns(relation)))
+
+
+def _kinds(statements: list[duckdb.Statement]) -> str:
+    return ", ".join(each.type.name for each in statements) or "nothing"
+
+
+def _plain_columns(relation: duckdb.DuckDBPyRelation) -> Iterator[str]:
+    for name, kind in zip(relation.columns, relation.types, strict=True):
+        plain = PLAIN_TYPES.get(kind.id)
+        column = quote(name)
+        yield f"CAST({column} AS {plain}) AS {column}" if plain else column
+
+
+def require_time(relation: duckdb.DuckDBPyRelation, timestamp: str, where: str) -> None:
+    """Raises InputError unless `timestamp` is a date or timestamp column of the relation."""
+    if timestamp not in relation.columns:
+        raise InputError(
+            f"Timestamp column {timestamp!r} is missing from {where}; "
+            f"it has {', '.join(relation.columns)}."
+        )
+    kind = relation.types[relation.columns.index(timestamp)]
+    if kind.id not in TIME_TYPES:
+        raise InputError(
+            f"Column {timestamp!r} of {where} is used as the timestamp but holds {kind}; "
+            "give a column of dates or timestamps, or cast it."
+        )
+
+
+def moment(column: str) -> str:
+    """Returns SQL for a date or time column as an instant; without a zone it is UTC."""
+    return f"CAST({quote(column)} AS TIMESTAMPTZ)"
+
+
+def instant(value: str, name: str) -> str:
+    """Returns SQL for an ISO 8601 setting as an instant; `name` is for the error."""
+    return f"TIMESTAMPTZ {literal(parse_time(value, name).isoformat())}"
+
+
+def window(timestamp: str, since: str, until: str) -> str:
+    """Returns the SQL condition `since` <= timestamp < `until`; an empty bound is open.
+
+    Rows without a timestamp are not judged: the condition is NULL for them.
+    """
+    bounds = ["true"]
+    if since:
+        bounds.append(f"{moment(timestamp)} >= {instant(since, 'since')}")
+    if until:
+        bounds.append(f"{moment(timestamp)} < {instant(until, 'until')}")
+    return " AND ".join(bounds)
+
+
+def reader(relation: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
+    """Streams a relation."""
+    return relation.to_arrow_reader(BATCH_ROWS)

@@ -1,0 +1,97 @@
+"""Requests to a served model, on V1 and V2 of the inference protocol."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+from kfloop.components.contracts.model_package import ModelPackage
+from kfloop.components.deployment.packages import Instance
+from kfloop.serving.payloads import response_error, response_predictions
+
+VERSION_HEADER = "x-model-version"
+REQUEST_ID_HEADER = "x-request-id"
+TIMEOUT_SECONDS = 30.0
+NO_ANSWER = 0
+V2_DATATYPES = {"float": "FP64", "int": "INT64", "bool": "BOOL", "string": "BYTES"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        status: HTTP status, or `NO_ANSWER` when there was no answer at all.
+        model_version: The version that answered, from its header.
+        predictions: One per instance: numbers, or labels for multiclass.
+        error: Why there are none, or empty.
+        latency_ms: Milliseconds from request to answer.
+    """
+
+    status: int
+    model_version: str = ""
+    predictions: list[Any] = field(default_factory=list)
+    error: str = ""
+    latency_ms: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model answered with predictions."""
+        return self.status == httpx.codes.OK
+
+
+class ServiceClient:
+    """Talks to one address; connections stay open between requests."""
+
+    def __init__(self, url: str, model: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        """Args: url: address of a service or predictor; model: name on the endpoint's path."""
+        self._model = model
+        # trust_env: a proxy from the environment must not get requests for 127.0.0.1.
+        self._http = httpx.Client(base_url=url, timeout=timeout_seconds, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._http.close()
+
+    def predict(self, instances: list[Instance], request_id: str = "") -> Answer:
+        """Sends instances on V1."""
+        return self._post(f"/v1/models/{self._model}:predict", {"instances": instances}, request_id)
+
+    def infer(
+        self, instances: list[Instance], package: ModelPackage, request_id: str = ""
+    ) -> Answer:
+        """Sends the same instances as tensors on V2, one per feature of the model."""
+        inputs = [
+            {
+                "name": feature.name,
+                "shape": [len(instances)],
+                "datatype": V2_DATATYPES[feature.type],
+                "data": [instance.get(feature.name) for instance in instances],
+            }
+            for feature in package.features
+        ]
+        path = f"/v2/models/{self._model}/infer"
+        return self._post(path, {"inputs": inputs}, request_id, package.classes)
+
+    def _post(
+        self, path: str, body: dict[str, Any], request_id: str, classes: list[str] | None = None
+    ) -> Answer:
+        headers = {"content-type": "application/json"}
+        if request_id:
+            headers[REQUEST_ID_HEADER] = request_id
+        started = time.perf_counter()
+        try:
+            answer = self._http.post(path, content=json.dumps(body), headers=headers)
+        except httpx.TransportError as error:
+            return Answer(NO_ANSWER, error=f"{type(error).__name__}: {error}")
+        latency = 1000 * (time.perf_counter() - started)
+        version = answer.headers.get(VERSION_HEADER, "")
+        if answer.status_code != httpx.codes.OK:
+            reason = response_error(answer.content)
+            return Answer(answer.status_code, version, error=reason, latency_ms=latency)
+        predictions = response_predictions(answer.content, classes or [])
+        return Answer(answer.status_code, version, predictions, latency_ms=latency)

@@ -1,0 +1,290 @@
+"""The deployment components: publish, deploy, analyse a canary, promote, roll back, register."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from kfloop.components.images import image
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def publish_model(
+    model: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    model_repository: str,
+) -> str:
+    """Copies a trained model into the model repository as its next, immutable version.
+
+    Args:
+        model: The model package.
+        evaluation: Its evaluation; it is kept with the version.
+        model_repository: Directory that holds the published models, one folder per model name.
+
+    Returns:
+        URI of the published package.
+    """
+    from kfloop.components.deployment import publish
+
+    return publish.publish_model(model.path, evaluation.path, model_repository)
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def deploy_model(
+    model_uri: str,
+    service: str,
+    record: dsl.Output[dsl.Artifact],
+    traffic_percent: int = 10,
+    inference_log: str = "",
+    namespace: str = "",
+    timeout_seconds: float = 300.0,
+) -> str:
+    """Deploys a published model: alone when nothing is live yet, else as a canary.
+
+    A candidate that cannot load is taken away again, and the step fails; the live version is not
+    touched.
+
+    Args:
+        model_uri: The published model.
+        service: Name of the service; it is created when there is none.
+        record: The deployment record: what serves, what was there before.
+        traffic_percent: Share of the requests for the candidate, 0 to 99.
+        inference_log: Directory of the inference log; empty keeps the service's own.
+        namespace: Kubernetes namespace; empty for the current one.
+        timeout_seconds: Longest wait for the model to load and answer.
+
+    Returns:
+        `live` when the model is the only version, `canary` when it is beside a live one.
+    """
+    from kfloop.components.contracts.deployment_record import read_record
+    from kfloop.components.deployment import rollout
+
+    outcome = rollout.deploy_model(
+        model_uri, service, record.path, traffic_percent, inference_log, namespace, timeout_seconds
+    )
+    record.metadata.update({"service": service, "state": read_record(record.path).state})
+    return outcome
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def smoke_test_model(
+    service: str,
+    model_uri: str,
+    decision: dsl.Output[dsl.Artifact],
+    namespace: str = "",
+    tolerance: float = 1e-5,
+) -> str:
+    """Sends the model's golden rows to its own address and compares the answers, on V1 and V2.
+
+    Args:
+        service: Name of the service.
+        model_uri: The version to test, live or candidate.
+        decision: The decision, with what was compared.
+        namespace: Kubernetes namespace; empty for the current one.
+        tolerance: Largest difference to the prediction that training saw.
+
+    Returns:
+        `pass`, `fail`, or `no_data` when the package has no golden rows.
+    """
+    from kfloop.components.contracts.decision import decision_metadata
+    from kfloop.components.deployment import smoke_test
+
+    made = smoke_test.smoke_test_model(service, model_uri, decision.path, namespace, tolerance)
+    decision.metadata.update(decision_metadata(made))
+    return made.decision
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def analyse_canary(
+    service: str,
+    decision: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    minimum_requests: int = 100,
+    wait_seconds: float = 60.0,
+    replay: bool = False,
+    max_error_rate_increase: float = 0.05,
+    max_latency_ratio: float = 2.0,
+    latency_floor_ms: float = 50.0,
+    max_prediction_shift: float = 1.0,
+    max_disagreement: float = 0.2,
+    namespace: str = "",
+) -> str:
+    """Judges the candidate of a service against the live version.
+
+    Args:
+        service: Name of the service.
+        decision: The decision, with every check.
+        page: The decision as a page, with both versions side by side.
+        minimum_requests: Requests that each version must have had.
+        wait_seconds: Longest wait for enough live requests.
+        replay: Whether to send logged requests again when live ones are too few.
+        max_error_rate_increase: Largest rise of the error rate (0 to 1) that the evidence must
+            exclude with 95 % confidence.
+        max_latency_ratio: Largest p99 latency, as a multiple of the live version's.
+        latency_floor_ms: Extra milliseconds of p99 that are always allowed.
+        max_prediction_shift: Largest distance of the mean predictions, in the live version's
+            standard deviations; for classes the largest difference of a class's share.
+        max_disagreement: Largest mean difference on the same rows: in probability (binary), as a
+            share of the live version's range (regression) or of the rows (multiclass).
+        namespace: Kubernetes namespace; empty for the current one.
+
+    Returns:
+        `pass`, `fail`, or `no_data` when there were too few requests to judge by.
+    """
+    from kfloop.components.contracts.decision import decision_metadata
+    from kfloop.components.deployment import canary, canary_checks
+
+    limits = canary_checks.Limits(
+        minimum_requests,
+        max_error_rate_increase,
+        max_latency_ratio,
+        latency_floor_ms,
+        max_prediction_shift,
+        max_disagreement,
+    )
+    made = canary.analyse_canary(
+        service, decision.path, page.path, limits, wait_seconds, replay, namespace
+    )
+    decision.metadata.update(decision_metadata(made))
+    return made.decision
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def promote_model(
+    service: str,
+    record: dsl.Output[dsl.Artifact],
+    model_uri: str = "",
+    namespace: str = "",
+    timeout_seconds: float = 300.0,
+) -> str:
+    """Makes the candidate the live version, and proves it by its answer.
+
+    Args:
+        service: Name of the service.
+        record: The deployment record: what serves, what was there before.
+        model_uri: The version that was judged; no other one is promoted. Empty: the candidate.
+        namespace: Kubernetes namespace; empty for the current one.
+        timeout_seconds: Longest wait until it alone answers.
+
+    Returns:
+        URI of the model that is live now.
+    """
+    from kfloop.components.contracts.deployment_record import read_record
+    from kfloop.components.deployment import rollout
+
+    live = rollout.promote_model(service, record.path, model_uri, namespace, timeout_seconds)
+    record.metadata.update({"service": service, "state": read_record(record.path).state})
+    return live
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def roll_back_model(
+    service: str,
+    record: dsl.Output[dsl.Artifact],
+    reason: str = "",
+    model_uri: str = "",
+    namespace: str = "",
+    timeout_seconds: float = 300.0,
+) -> str:
+    """Takes the candidate away or, when there is none, restores the version before the live one.
+
+    Args:
+        service: Name of the service.
+        record: The deployment record: what serves, and why.
+        reason: Why; it is kept in the record.
+        model_uri: The version to get away from. Empty: the newest one.
+        namespace: Kubernetes namespace; empty for the current one.
+        timeout_seconds: Longest wait until the good version alone answers.
+
+    Returns:
+        URI of the model that is live now.
+    """
+    from kfloop.components.contracts.deployment_record import read_record
+    from kfloop.components.deployment import rollout
+
+    live = rollout.roll_back_model(
+        service, record.path, reason, model_uri, namespace, timeout_seconds
+    )
+    record.metadata.update({"service": service, "state": read_record(record.path).state})
+    return live
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def register_model(
+    model_uri: str,
+    evaluation: dsl.Input[dsl.Artifact],
+    registry_uri: str = "",
+    alias: str = "",
+    run_id: str = "",
+) -> str:
+    """Registers a published version in MLflow with its metrics and its lineage.
+
+    Args:
+        model_uri: The published model.
+        evaluation: Its evaluation; the metrics are logged with their intervals.
+        registry_uri: MLflow tracking URI; `none` registers nothing. Empty takes
+            MLFLOW_TRACKING_URI, else the laptop's own registry.
+        alias: Alias that the version gets, for example `champion`; empty for none.
+        run_id: Id of the pipeline run, kept as a tag.
+
+    Returns:
+        `<name>/<version>` in the registry, or `none`.
+    """
+    from kfloop.components.deployment import register
+
+    return register.register_model(model_uri, evaluation.path, registry_uri, alias, run_id)
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def describe_service(service: str, namespace: str = "") -> NamedTuple(  # type: ignore[valid-type]  # KFP wants it spelled inline
+    "ServiceDescription",
+    [("model_uri", str), ("model_version", str), ("inference_log", str), ("url", str)],
+):
+    """Says what a service is now: its live model, its inference log and its address.
+
+    Args:
+        service: Name of the service.
+        namespace: Kubernetes namespace; empty for the current one.
+
+    Returns:
+        `model_uri`, `model_version`, `inference_log` and `url`.
+    """
+    from kfloop.components.deployment import service as services
+
+    found = services.describe_service(service, namespace)
+    return (found.model_uri, found.model_version, found.inference_log, found.url)
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def replay_requests(
+    requests: dsl.Input[dsl.Dataset],
+    service: str,
+    limit: int = 0,
+    batch_size: int = 20,
+    requests_per_second: float = 0.0,
+    namespace: str = "",
+) -> int:
+    """Sends a dataset's rows to a service as requests, in order.
+
+    The step fails when more than half of the requests fail.
+
+    Args:
+        requests: The rows; of each only what the live model knows is sent.
+        service: Name of the service.
+        limit: Largest number of rows; 0 sends all.
+        batch_size: Rows in one request.
+        requests_per_second: Highest rate; 0 sends as fast as it is answered.
+        namespace: Kubernetes namespace; empty for the current one.
+
+    Returns:
+        The rows that were answered.
+    """
+    from kfloop.components.deployment import replay
+
+    return replay.replay_requests(
+        requests.path,
+        service,
+        limit,
+        batch_size,
+        requests_per_second,
+        namespace=namespace,
+    ).sent

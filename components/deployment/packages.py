@@ -1,0 +1,82 @@
+"""Reading published model packages: where they are, and their rows as request instances."""
+
+import math
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.model_package import PREDICTION, ModelPackage, read_model_json
+
+Instance = dict[str, Any]
+
+
+def local_path(uri: str, name: str) -> Path:
+    """Returns the absolute path of a plain path or file:// URI.
+
+    Args:
+        uri: The path or URI.
+        name: What it is, for the error message.
+
+    Raises:
+        InputError: If it is empty or has another scheme.
+    """
+    if not uri:
+        raise InputError(f"{name} is empty; give a directory.")
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path)).absolute()
+    if parts.scheme:
+        raise InputError(
+            f"{name} is {uri!r}; this release reads and writes local directories only, "
+            "so give a path or a file:// URI."
+        )
+    return Path(uri).absolute()
+
+
+def read_package(model_uri: str) -> ModelPackage:
+    """Reads `model.json` of a published package; `model_uri` is what publish_model returned."""
+    return read_model_json(local_path(model_uri, "model_uri"))
+
+
+def package_rows(
+    model_uri: str, file: str, columns: list[str], limit: int
+) -> tuple[list[Instance], list[Any]]:
+    """Returns up to `limit` rows of a package's Parquet file as instances and predictions.
+
+    Args:
+        model_uri: The published package.
+        file: `REFERENCE` or `GOLDEN` of the contract.
+        columns: Columns of an instance; one that the file lacks is left out.
+        limit: Largest number of rows; they are taken evenly from the whole file.
+    """
+    table = pq.read_table(local_path(model_uri, "model_uri") / file)
+    if table.num_rows > limit:
+        table = table.take(pa.array(range(table.num_rows))[:: table.num_rows // limit][:limit])
+    return instances_of(table, columns), table[PREDICTION].to_pylist()
+
+
+def instances_of(table: pa.Table | pa.RecordBatch, columns: list[str]) -> list[Instance]:
+    """Turns rows into what a JSON request carries: NaN becomes null, times become ISO 8601."""
+    present = [column for column in columns if column in table.schema.names]
+    return [
+        {name: _json_value(value) for name, value in row.items()}
+        for row in table.select(present).to_pylist()
+    ]
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    return value

@@ -1,0 +1,106 @@
+"""KFP components of evaluation."""
+
+from typing import Dict, List
+
+from kfp import dsl
+
+from kfloop.components.images import image
+
+
+@dsl.component(base_image=image("evaluation"), install_kfp_package=False)
+def evaluate_model(
+    model: dsl.Input[dsl.Model],
+    dataset: dsl.Input[dsl.Dataset],
+    evaluation: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    curves: dsl.Output[dsl.ClassificationMetrics],
+    report: dsl.Output[dsl.HTML],
+    predictions: dsl.Output[dsl.Dataset],
+    slices: List[str] = [],
+    minimum_slice_size: int = 100,
+    threshold: float = 0.5,
+    threshold_by: str = "",
+    resamples: int = 200,
+    seed: int = 7,
+):
+    """Judges a model on labelled rows: metrics with intervals, slices, curves, a model card.
+
+    Args:
+        model: The model package.
+        dataset: Labelled rows with the model's features; none of them trained on.
+        evaluation: All results as JSON. Metadata: metric values and interval bounds, rows, window.
+        metrics: Metric values, with `_low` and `_high` for the 95 % interval.
+        curves: ROC curve (binary) and confusion matrix; empty for regression.
+        report: The model card.
+        predictions: `prediction` of every row, with its label, entities and timestamp.
+        slices: Columns; the rows of each value are judged on their own too.
+        minimum_slice_size: Slices with fewer rows are named, but not judged.
+        threshold: Binary: probability from which a row is called positive.
+        threshold_by: Binary: f1 chooses the threshold with the best F1 instead; empty does not.
+        resamples: Bootstrap resamples behind the intervals; 0 for none.
+        seed: Random seed of the resamples.
+    """
+    from kfloop.components.evaluation import evaluate as core
+
+    settings = core.EvaluateSettings(
+        slices, minimum_slice_size, threshold, threshold_by, resamples, seed
+    )
+    result = core.evaluate(
+        model.path, dataset.path, evaluation.path, report.path, predictions.path, settings
+    )
+    evaluation.metadata.update(result.metadata)
+    metrics.metadata.update(result.scalars)
+    curves.metadata.update(result.classification_metadata)
+    predictions.metadata.update(result.predictions)
+
+
+@dsl.component(base_image=image("evaluation"), install_kfp_package=False)
+def gate_model(
+    evaluation: dsl.Input[dsl.Artifact],
+    decision: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    thresholds: Dict = {},
+    slice_thresholds: Dict = {},
+    confident: bool = False,
+    force: str = "",
+) -> str:
+    """Decides whether an evaluated model may be published, and says why.
+
+    Args:
+        evaluation: Output of evaluate_model.
+        decision: The decision with every check.
+        page: The same as a page.
+        thresholds: Limits by metric, for example {"auc": {"minimum": 0.7}, "ece": {"maximum":
+            0.1}}; a bare number is the minimum, or for an error the maximum. Empty: the model must
+            surely beat one that knows nothing.
+        slice_thresholds: The same, for every slice that is large enough.
+        confident: Whether the 95 % interval must clear the threshold, and not only the value.
+        force: Why a model that does not pass is let through; recorded in the decision.
+
+    Returns:
+        `pass`, `fail` or `no_data`.
+    """
+    from kfloop.components.contracts.decision import decision_metadata
+    from kfloop.components.evaluation.gate import gate
+
+    result = gate(
+        evaluation.path, decision.path, page.path, thresholds, slice_thresholds, confident, force
+    )
+    decision.metadata.update(decision_metadata(result))
+    return result.decision
+
+
+@dsl.component(base_image=image("evaluation"), install_kfp_package=False)
+def score_data(
+    model_uri: str, dataset: dsl.Input[dsl.Dataset], predictions: dsl.Output[dsl.Dataset]
+):
+    """Predicts every row of a dataset.
+
+    Args:
+        model_uri: Published model package, as a path or file:// URI.
+        dataset: Rows with the model's features.
+        predictions: The rows with `prediction` and `model_version`.
+    """
+    from kfloop.components.evaluation.score import score_data as score
+
+    predictions.metadata.update(score(model_uri, dataset.path, predictions.path))

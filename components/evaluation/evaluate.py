@@ -1,0 +1,299 @@
+"""Judges a model package on a dataset: metrics with intervals, slices, curves, model card."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kfloop.components.contracts.dataset import describe, read_dataset, write_dataset
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.files import write_json, write_text
+from kfloop.components.contracts.model_io import prediction_column
+from kfloop.components.contracts.model_package import PREDICTION, ModelPackage, read_model_json
+from kfloop.components.evaluation.bootstrap import Estimate, estimate
+from kfloop.components.evaluation.curves import (
+    MAXIMUM_CLASSES,
+    BinaryCurves,
+    binary_curves,
+    confusion_matrix,
+)
+from kfloop.components.evaluation.labels import read_labels
+from kfloop.components.evaluation.metrics import (
+    Measure,
+    best_f1_threshold,
+    binary_measure,
+    multiclass_measure,
+    regression_measure,
+)
+from kfloop.components.evaluation.report import Card, model_card
+from kfloop.components.evaluation.score import load_scorer
+from kfloop.components.evaluation.slices import slices_of
+
+# fmt: off
+METRICS = {
+    "binary": [
+        "auc", "pr_auc", "log_loss", "brier", "accuracy", "precision", "recall", "f1", "ece"
+    ],
+    "multiclass": ["accuracy", "log_loss", "macro_f1", "macro_auc"],
+    "regression": ["mae", "rmse", "r2", "mean_error"],
+}
+# fmt: on
+
+
+@dataclass
+class EvaluateSettings:
+    """How to evaluate.
+
+    Attributes:
+        slices: Columns; the rows of each value are judged on their own too.
+        minimum_slice_size: Slices with fewer rows are named, but not judged.
+        threshold: Binary: rows with at least this probability are called positive.
+        threshold_by: Binary: `f1` chooses the threshold with the best F1 on these rows instead,
+            which flatters the metrics at the threshold a little; empty keeps `threshold`.
+        resamples: Bootstrap resamples behind every interval; 0 for no intervals.
+        seed: Of the resamples.
+    """
+
+    slices: list[str] = field(default_factory=list)
+    minimum_slice_size: int = 100
+    threshold: float = 0.5
+    threshold_by: str = ""
+    resamples: int = 200
+    seed: int = 7
+
+
+@dataclass
+class Evaluated:
+    """What an evaluation gives to the pipeline's artifacts.
+
+    Attributes:
+        document: The content of the evaluation file.
+        scalars: Metric values and interval bounds, without the undefined ones.
+        predictions: Metadata of the predictions dataset.
+        curves: ROC and other curves of a binary model, or None.
+        confusion: Names of the classes and the matrix, or None (regression, too many classes).
+    """
+
+    document: dict[str, Any]
+    scalars: dict[str, float]
+    predictions: dict[str, Any] = field(default_factory=dict)
+    curves: BinaryCurves | None = None
+    confusion: tuple[list[str], list[list[int]]] | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the component writes into the evaluation artifact's metadata."""
+        keys = ("task", "label", "rows", "dataset_fingerprint", "window")
+        return {key: self.document[key] for key in keys} | self.scalars
+
+    @property
+    def classification_metadata(self) -> dict[str, Any]:
+        """ROC curve and confusion matrix as the metadata of KFP's ClassificationMetrics."""
+        metadata: dict[str, Any] = {}
+        if self.curves is not None and self.curves.threshold:
+            metadata["confidenceMetrics"] = [
+                {"confidenceThreshold": threshold, "falsePositiveRate": false, "recall": true}
+                for threshold, false, true in zip(
+                    self.curves.threshold,
+                    self.curves.false_positive_rate,
+                    self.curves.true_positive_rate,
+                    strict=True,
+                )
+            ]
+        if self.confusion is not None:
+            names, matrix = self.confusion
+            metadata["confusionMatrix"] = {
+                "annotationSpecs": [{"displayName": name} for name in names],
+                "rows": [{"row": counts} for counts in matrix],
+            }
+        return metadata
+
+
+def evaluate(
+    model: str | Path,
+    dataset: str | Path,
+    evaluation: str | Path,
+    report: str | Path,
+    predictions: str | Path,
+    settings: EvaluateSettings,
+) -> Evaluated:
+    """Evaluates a model package and writes the evaluation, its report and the predictions.
+
+    A dataset without rows gives an evaluation whose metrics are all undefined, which the gate
+    answers with `no_data`.
+
+    Args:
+        model: Directory of the model package.
+        dataset: Labelled rows with the model's features.
+        evaluation: JSON file to write: `task`, `label`, `rows`, `metrics` ({name: {value, low,
+            high}}, with `why` where undefined), `slices` (a list of {slice, rows, metrics}, with
+            `why` where too small), `trivial` (what a model without features reaches), `threshold`,
+            `dataset_fingerprint`, `model`, `window`.
+        report: HTML file of the model card to write.
+        predictions: Dataset to write: `prediction` with label, entities and timestamp.
+        settings: How to evaluate.
+
+    Raises:
+        InputError: If a setting, a column or the label cannot be used.
+    """
+    _check(settings)
+    package = read_model_json(model)
+    table = read_dataset(dataset)
+    labels = read_labels(table, package)
+    outputs = load_scorer(model, package)(table).astype(np.float64)
+    if not np.isfinite(outputs).all():
+        raise InputError(
+            f"The model {package.name!r} predicts NaN for {int((~np.isfinite(outputs)).sum())} "
+            "values; train it again with a lower learning_rate."
+        )
+    threshold = _threshold(labels, outputs, package, settings)
+    timestamp = package.timestamp if package.timestamp in table.column_names else ""
+    data = describe(dataset, timestamp)
+    document = {
+        "task": package.task,
+        "label": package.label,
+        "rows": table.num_rows,
+        "metrics": _metrics(labels, outputs, package, threshold, settings),
+        "slices": _slices(table, labels, outputs, package, threshold, settings),
+        "minimum_slice_size": settings.minimum_slice_size,
+        "trivial": _trivial(labels, package.task),
+        "threshold": threshold,
+        "dataset_fingerprint": data["fingerprint"],
+        "window": {"since": data.get("since", ""), "until": data.get("until", "")},
+        "model": {
+            "name": package.name,
+            "version": package.version,
+            "dataset_fingerprint": package.dataset_fingerprint,
+            "schema_fingerprint": package.schema_fingerprint,
+            "training_window": package.training_window,
+        },
+    }
+    result = Evaluated(document, _scalars(document["metrics"]))
+    if table.num_rows:
+        _add_curves(result, labels, outputs, package, threshold)
+    write_json(evaluation, document)
+    write_text(
+        report,
+        model_card(Card(package, document, labels, outputs, result.curves, result.confusion)),
+    )
+    context = {package.label, package.timestamp, *package.entities} - {PREDICTION}
+    kept = table.select([name for name in table.column_names if name in context])
+    result.predictions = write_dataset(
+        kept.append_column(PREDICTION, prediction_column(outputs, package)), predictions, timestamp
+    )
+    return result
+
+
+def _check(settings: EvaluateSettings) -> None:
+    if not 0 <= settings.threshold <= 1:
+        raise InputError(f"threshold is {settings.threshold}; it must be between 0 and 1.")
+    if settings.threshold_by not in ("", "f1"):
+        raise InputError(f"threshold_by is {settings.threshold_by!r}; it must be 'f1' or empty.")
+    if settings.minimum_slice_size < 1 or settings.resamples < 0:
+        raise InputError("minimum_slice_size must be at least 1 and resamples at least 0.")
+
+
+def _threshold(
+    labels: np.ndarray, outputs: np.ndarray, package: ModelPackage, settings: EvaluateSettings
+) -> float | None:
+    if package.task != "binary":
+        return None
+    if settings.threshold_by == "f1" and labels.any():
+        return best_f1_threshold(labels, outputs)
+    return settings.threshold
+
+
+def _measure(
+    labels: np.ndarray, outputs: np.ndarray, task: str, threshold: float | None
+) -> Measure:
+    if task == "binary":
+        assert threshold is not None
+        return binary_measure(labels, outputs, threshold)
+    return (multiclass_measure if task == "multiclass" else regression_measure)(labels, outputs)
+
+
+def _metrics(
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    package: ModelPackage,
+    threshold: float | None,
+    settings: EvaluateSettings,
+) -> dict[str, dict[str, Any]]:
+    if not len(labels):
+        nothing = {"value": None, "low": None, "high": None, "why": "the dataset has no rows"}
+        return {name: dict(nothing) for name in METRICS[package.task]}
+    measure = _measure(labels, outputs, package.task, threshold)
+    found = estimate(measure, len(labels), settings.resamples, settings.seed)
+    return {name: _entry(found[name], labels) for name in METRICS[package.task]}
+
+
+def _entry(found: Estimate, labels: np.ndarray) -> dict[str, Any]:
+    entry = asdict(found)
+    if found.value is None:
+        constant = (labels == labels[0]).all()
+        entry["why"] = (
+            f"the label is the same in all {len(labels)} rows"
+            if constant
+            else f"it is undefined for these {len(labels)} rows"
+        )
+    return entry
+
+
+def _slices(
+    table: pa.Table,
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    package: ModelPackage,
+    threshold: float | None,
+    settings: EvaluateSettings,
+) -> list[dict[str, Any]]:
+    found = []
+    for part in slices_of(table, settings.slices):
+        rows = len(part.rows)
+        entry: dict[str, Any] = {"slice": part.name, "rows": rows, "metrics": {}}
+        if rows < settings.minimum_slice_size:
+            entry["why"] = f"fewer than {settings.minimum_slice_size} rows"
+        else:
+            entry["metrics"] = _metrics(
+                labels[part.rows], outputs[part.rows], package, threshold, settings
+            )
+        found.append(entry)
+    return found
+
+
+def _trivial(labels: np.ndarray, task: str) -> dict[str, float]:
+    """Returns what a model that knows nothing reaches: the bar when a gate has no thresholds."""
+    if task == "binary":
+        return {"auc": 0.5}
+    if task == "multiclass":
+        return {"macro_auc": 0.5}
+    # Always predicting the mean errs by the standard deviation.
+    return {"rmse": float(labels.std())} if len(labels) else {}
+
+
+def _scalars(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:
+    scalars = {}
+    for name, entry in metrics.items():
+        for bound, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+            if entry[bound] is not None:
+                scalars[name + suffix] = entry[bound]
+    return scalars
+
+
+def _add_curves(
+    result: Evaluated,
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    package: ModelPackage,
+    threshold: float | None,
+) -> None:
+    if package.task == "binary":
+        result.curves = binary_curves(labels, outputs)
+        called = (outputs >= threshold).astype(int)
+        names = [f"not {package.label}", package.label]
+        result.confusion = names, confusion_matrix(labels.astype(int), called, 2)
+    elif package.task == "multiclass" and len(package.classes) <= MAXIMUM_CLASSES:
+        matrix = confusion_matrix(labels, outputs.argmax(axis=1), len(package.classes))
+        result.confusion = package.classes, matrix

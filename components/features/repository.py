@@ -1,0 +1,241 @@
+"""The feature repository as an artifact: definitions, feature tables, registry, online store.
+
+Layout::
+
+    <artifact>/
+      feature_store.yaml      completed; its paths are relative, so the artifact can be moved
+      *.py, …                 the user's definitions
+      data/<table>/           one dataset per feature table
+      data/registry.db        what was applied
+      data/online_store.db    what was materialized
+
+A loop without features has an artifact with only `no-feature-repo.txt`.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import yaml
+from feast import FeatureStore, FeatureView, FileSource
+from feast.errors import FeastError
+from feast.feature_view import DUMMY_ENTITY_ID
+from feast.repo_config import load_repo_config
+from feast.repo_contents import RepoContents
+from feast.repo_operations import apply_total, parse_repo
+
+from kfloop.components.contracts.dataset import fingerprint, row_count, table_names
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.files import local_path, new_directory, write_text
+
+CONFIG = "feature_store.yaml"
+NO_REPO = "no-feature-repo.txt"
+DEFAULTS: dict[str, Any] = {
+    "provider": "local",
+    "registry": "data/registry.db",
+    "offline_store": {"type": "duckdb"},
+    "online_store": {"type": "sqlite", "path": "data/online_store.db"},
+    "entity_key_serialization_version": 3,
+}
+# Feast's default store loses rows that share entity and time, and rows whose values are too old.
+LOSSY_STORES = ("file", "dask")
+# What the user's definitions can raise while they are imported and checked.
+DEFINITION_ERRORS = (
+    FeastError,
+    ImportError,
+    SyntaxError,
+    NameError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    LookupError,
+)
+
+
+def apply(
+    feature_tables: str | Path, path: str | Path, repo_uri: str = "", feature_service: str = ""
+) -> dict[str, Any]:
+    """Copies a Feast repository, puts feature tables into it and applies its definitions.
+
+    Args:
+        feature_tables: Tables; each becomes `data/<table>/` of the repository.
+        path: The artifact to write.
+        repo_uri: The user's repository, a directory; empty for a loop without features.
+        feature_service: Feature service that must exist; empty for none.
+
+    Returns:
+        `project`, `feature_service`, `feature_services`, `feature_views`, `entities` (join keys),
+        `tables` (rows by name) and `fingerprint` (of definitions and tables).
+
+    Raises:
+        InputError: If the repository or the service is not there, or a definition does not fit
+            the tables.
+    """
+    if not repo_uri:
+        return _without_repo(path, feature_service)
+    source = local_path(repo_uri, "The feature repository")
+    if not any(source.glob("*.py")):
+        raise InputError(f"The feature repository {source} holds no definitions (*.py).")
+    with new_directory(path) as repo:
+        shutil.copytree(
+            source,
+            repo,
+            ignore=shutil.ignore_patterns("__pycache__", "data", ".*"),
+            dirs_exist_ok=True,
+        )
+        tables = {}
+        for name in table_names(feature_tables):
+            shutil.copytree(Path(feature_tables) / name, repo / "data" / name)
+            tables[name] = row_count(repo / "data" / name)
+        (repo / "data").mkdir(exist_ok=True)
+        _complete_config(repo, source.name)
+        # Before apply, which writes the time of the day into the registry.
+        identity = fingerprint(repo)
+        _apply_definitions(repo, source)
+        store = open_store(repo)
+        services = sorted(service.name for service in store.list_feature_services())
+        if feature_service and feature_service not in services:
+            raise InputError(
+                f"The feature service {feature_service!r} does not exist in {source}; "
+                f"it has {', '.join(services) or 'none'}."
+            )
+        views = [*store.list_feature_views(), *store.list_on_demand_feature_views()]
+        print(f"Applied {len(views)} feature views; services: {', '.join(services)}", flush=True)
+        return {
+            "project": store.project,
+            "feature_service": feature_service,
+            "feature_services": services,
+            "feature_views": sorted(view.name for view in views),
+            "entities": sorted(entity.join_key for entity in store.list_entities()),
+            "tables": tables,
+            "fingerprint": identity,
+        }
+
+
+def _without_repo(path: str | Path, feature_service: str) -> dict[str, Any]:
+    if feature_service:
+        raise InputError(
+            f"The feature service {feature_service!r} needs a feature repository; "
+            "set features.repo, or leave the service out."
+        )
+    with new_directory(path) as directory:
+        write_text(directory / NO_REPO, "This loop has no feature repository.\n")
+        return {"feature_service": "", "fingerprint": fingerprint(directory)}
+
+
+def is_repo(path: str | Path) -> bool:
+    """Returns whether an artifact of `apply` holds a repository, or says that there is none.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if (Path(path) / NO_REPO).is_file():
+        return False
+    if not (Path(path) / CONFIG).is_file():
+        raise InputError(f"{path} is not a feature repository: it holds no {CONFIG}.")
+    return True
+
+
+def open_store(repo: str | Path) -> FeatureStore:
+    """Opens an applied repository.
+
+    By its path: a store that is given its configuration looks for the registry below the working
+    directory, and quietly makes an empty one there.
+    """
+    return FeatureStore(repo_path=str(Path(repo).absolute()))
+
+
+@contextlib.contextmanager
+def at_home(repo: str | Path) -> Iterator[None]:
+    """Works inside a repository, as Feast's own command line does.
+
+    Feast's DuckDB store resolves relative paths against the working directory, and definitions
+    import each other by file name. Modules of the repository are forgotten afterwards, so that
+    another one in the same process does not get them.
+    """
+    home = str(Path(repo).absolute())
+    before = set(sys.modules)
+    sys.path.insert(0, home)
+    # Otherwise importing the definitions leaves __pycache__ in the artifact.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        with contextlib.chdir(home):
+            yield
+    finally:
+        sys.dont_write_bytecode = writes
+        sys.path.remove(home)
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if file.startswith(home + os.sep):
+                del sys.modules[name]
+
+
+def _complete_config(repo: Path, name: str) -> None:
+    file = repo / CONFIG
+    config = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+    if not isinstance(config, dict):
+        raise InputError(f"{CONFIG} of the feature repository is not a mapping of settings.")
+    config = {"project": re.sub(r"\W", "_", name).lstrip("_") or "features"} | DEFAULTS | config
+    offline = config["offline_store"]
+    kind = offline.get("type") if isinstance(offline, dict) else offline
+    if kind in LOSSY_STORES:
+        print(f"The offline store is duckdb in place of {kind}, which loses rows.", flush=True)
+        config["offline_store"] = {"type": "duckdb"}
+    write_text(file, yaml.safe_dump(config, sort_keys=False))
+
+
+def _apply_definitions(repo: Path, source: Path) -> None:
+    with at_home(repo):
+        try:
+            contents = parse_repo(repo)
+            _require_columns(contents, repo)
+            apply_total(load_repo_config(repo, repo / CONFIG), repo, skip_source_validation=True)
+        except InputError:
+            raise
+        except DEFINITION_ERRORS as error:
+            told = " ".join(str(error).split())
+            raise InputError(
+                f"The feature repository {source} cannot be applied: "
+                f"{type(error).__name__}: {told}."
+            ) from error
+
+
+def _require_columns(contents: RepoContents, repo: Path) -> None:
+    """Checks what Feast would find out only when features are read."""
+    tables = sorted(entry.name for entry in (repo / "data").iterdir())
+    keys = {entity.name: entity.join_key for entity in contents.entities}
+    for view in contents.feature_views:
+        file = source_path(view, repo)
+        if file is None:
+            continue
+        if not file.exists():
+            raise InputError(
+                f"The feature view {view.name!r} reads {view.batch_source.path}, which is not "
+                f"there; the feature tables are {', '.join(tables) or 'none'}."
+            )
+        schema = ds.dataset(file, format="parquet").schema
+        renamed = {new: old for old, new in view.batch_source.field_mapping.items()}
+        named = {*(field.name for field in view.schema), *(keys[name] for name in view.entities)}
+        needed = {renamed.get(name, name) for name in named - {DUMMY_ENTITY_ID}}
+        needed.add(view.batch_source.timestamp_field)
+        missing = sorted(needed - set(schema.names) - {""})
+        if missing:
+            raise InputError(
+                f"The feature view {view.name!r} needs the column {', '.join(missing)}, which "
+                f"{view.batch_source.path} lacks; it has {', '.join(schema.names)}."
+            )
+
+
+def source_path(view: FeatureView, repo: str | Path) -> Path | None:
+    """Returns where a view's Parquet files are, or None when its source is no local file."""
+    source = view.batch_source
+    if not isinstance(source, FileSource):
+        return None
+    uri = FileSource.get_uri_for_file_path(repo, source.path)
+    return None if "://" in uri else Path(uri)

@@ -1,0 +1,167 @@
+"""Training sets: examples with the features that were known at their time."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureService, FeatureStore
+
+from kfloop.components.contracts.dataset import read_dataset, require_columns, write_dataset
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.features.as_of import EVENT_TIMESTAMP, ROW, use_as_of_join
+from kfloop.components.features.repository import at_home, is_repo, open_store
+
+# pandas has no missing integer or truth value of its own.
+NULLABLE = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
+
+
+def retrieve(
+    examples: str | Path,
+    feature_repo: str | Path,
+    path: str | Path,
+    timestamp: str,
+    feature_service: str = "",
+) -> dict[str, Any]:
+    """Writes the examples with the features of a service, as known at each one's time.
+
+    Every example comes back once, in its place, with its columns as they were.
+
+    Args:
+        examples: Dataset with the entity keys and what on-demand views ask of a request.
+        feature_repo: Artifact of `apply`.
+        path: The dataset to write.
+        timestamp: Column of the examples: the moment that each one is about.
+        feature_service: Features to join; empty passes the examples through.
+
+    Returns:
+        The dataset's metadata, with `feature_service`, `features` (names) and `missing` (part of
+        the rows without a value, by feature).
+
+    Raises:
+        InputError: If the service, an entity key, a requested column or a timestamp is missing,
+            or a feature has the name of a column.
+    """
+    rows = read_dataset(examples)
+    if not feature_service:
+        print("No feature service: the examples are the training set.", flush=True)
+        told = {"feature_service": "", "features": [], "missing": {}}
+        return write_dataset(rows, path, timestamp) | told
+    if not is_repo(feature_repo):
+        raise InputError(
+            f"The feature service {feature_service!r} needs a feature repository; there is none."
+        )
+    require_columns(examples, [timestamp])
+    _require_timestamps(rows[timestamp], timestamp)
+    with at_home(feature_repo):
+        store = open_store(feature_repo)
+        use_as_of_join(store)
+        service = _service(store, feature_service)
+        features = [
+            each.name for view in service.feature_view_projections for each in view.features
+        ]
+        _require_free(features, rows.column_names, feature_service)
+        joined = store.get_historical_features(
+            entity_df=_asked(store, service, rows, timestamp), features=service
+        ).to_arrow()
+    joined = joined.sort_by(ROW)
+    if not joined[ROW].combine_chunks().equals(pa.array(range(len(rows)), pa.int64())):
+        raise RuntimeError(
+            f"The offline store gave {len(joined)} rows for {len(rows)} examples; "
+            "it lost or repeated some."
+        )
+    for name in features:
+        rows = rows.append_column(name, joined[name])
+    missing = {name: rows[name].null_count / max(len(rows), 1) for name in features}
+    for name, part in missing.items():
+        if part == 1:
+            print(f"The feature {name} has no value for any example.", flush=True)
+    print(f"{len(rows):,} examples with {len(features)} features", flush=True)
+    return write_dataset(rows, path, timestamp) | {
+        "feature_service": feature_service,
+        "features": features,
+        "missing": missing,
+    }
+
+
+def _service(store: FeatureStore, name: str) -> FeatureService:
+    services = {service.name: service for service in store.list_feature_services()}
+    if name not in services:
+        raise InputError(
+            f"The feature service {name!r} does not exist; "
+            f"the repository has {', '.join(sorted(services)) or 'none'}."
+        )
+    return services[name]
+
+
+def _require_timestamps(column: pa.ChunkedArray, name: str) -> None:
+    if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
+        raise InputError(
+            f"Column {name!r} is used as the timestamp but holds {column.type}; "
+            "cast it to a timestamp in the query."
+        )
+    if column.null_count:
+        raise InputError(
+            f"{column.null_count} examples have no {name!r}, so nobody can say what was known; "
+            "leave them out in the query."
+        )
+
+
+def _require_free(features: list[str], columns: list[str], service: str) -> None:
+    taken = [name for name in features if name in columns]
+    if taken:
+        raise InputError(
+            f"The feature service {service!r} has the feature {', '.join(map(repr, taken))}, and "
+            "so have the examples; rename it in the query of the examples."
+        )
+
+
+def _asked(
+    store: FeatureStore, service: FeatureService, rows: pa.Table, timestamp: str
+) -> pd.DataFrame:
+    """Returns what Feast needs to know of the examples."""
+    needed = _needed(store, service)
+    for name, why in needed.items():
+        if name not in rows.column_names:
+            raise InputError(
+                f"The examples lack the column {name!r}, {why}; "
+                f"they have {', '.join(rows.column_names)}."
+            )
+    moments = rows[timestamp].cast(pa.timestamp("us"), safe=False)
+    if pa.types.is_timestamp(rows[timestamp].type) and rows[timestamp].type.tz:
+        moments = rows[timestamp].cast(pa.timestamp("us", tz="UTC"), safe=False)
+    else:
+        moments = pc.assume_timezone(moments, "UTC")
+    columns = {name: rows[name] for name in needed if name != EVENT_TIMESTAMP}
+    columns |= {EVENT_TIMESTAMP: moments, ROW: pa.array(range(len(rows)), pa.int64())}
+    return pa.table(columns).to_pandas(types_mapper=NULLABLE.get)
+
+
+def _needed(store: FeatureStore, service: FeatureService) -> dict[str, str]:
+    """Returns the columns that the features ask of the examples, and why."""
+    needed: dict[str, str] = {}
+    on_demand = {view.name: view for view in store.list_on_demand_feature_views()}
+    join_keys = {entity.name: entity.join_key for entity in store.list_entities()}
+    views = {view.name: view for view in store.list_feature_views()}
+    projections = list(service.feature_view_projections)
+    for projection in service.feature_view_projections:
+        computed = on_demand.get(projection.name)
+        if computed is not None:
+            projections += computed.source_feature_view_projections.values()
+            for name in computed.get_request_data_schema():
+                needed[name] = f"which the on-demand view {computed.name!r} asks for"
+    for projection in projections:
+        view = views.get(projection.name)
+        for entity in view.entities if view else []:
+            key = join_keys.get(entity)
+            if key:
+                column = projection.join_key_map.get(key, key)
+                needed[column] = f"the entity key of the feature view {projection.name!r}"
+    return needed

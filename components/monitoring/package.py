@@ -1,0 +1,68 @@
+"""What monitoring reads from a published model package."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.files import read_json
+from kfloop.components.contracts.model_package import REFERENCE, ModelPackage, read_model_json
+from kfloop.components.monitoring.metrics import Estimate
+
+EVALUATION = "evaluation.json"
+
+
+def local_path(uri: str, name: str) -> Path:
+    """Returns the path of a plain path or file:// URI; `name` is the setting, for the error.
+
+    Raises:
+        InputError: If it is empty or has another scheme.
+    """
+    parts = urlsplit(uri)
+    if not uri or (parts.scheme and parts.scheme != "file"):
+        raise InputError(
+            f"{name} is {uri!r}; give a directory on a mounted volume, as a path or file:// URI."
+        )
+    return Path(unquote(parts.path)) if parts.scheme else Path(uri)
+
+
+def read_package(model_uri: str) -> ModelPackage:
+    """Reads `model.json` of a published package.
+
+    Raises:
+        InputError: If it is not a package.
+    """
+    return read_model_json(local_path(model_uri, "model_uri"))
+
+
+def read_reference(model_uri: str) -> pa.Table | None:
+    """Returns the reference sample of training features and predictions, or None without one."""
+    path = local_path(model_uri, "model_uri") / REFERENCE
+    return pq.read_table(path) if path.is_file() else None
+
+
+def read_release_metrics(model_uri: str) -> dict[str, Estimate]:
+    """Returns the metrics that the model was released with, or {} when there is no evaluation.
+
+    Metrics without a value are left out.
+
+    Raises:
+        InputError: If the evaluation is not `{"metrics": {name: {"value", "low", "high"}}}`.
+    """
+    path = local_path(model_uri, "model_uri") / EVALUATION
+    if not path.is_file():
+        return {}
+    document: Any = read_json(path)
+    try:
+        return {
+            name: Estimate(float(entry["value"]), float(entry["low"]), float(entry["high"]))
+            for name, entry in document["metrics"].items()
+            if entry["value"] is not None
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is not an evaluation with metrics of value, low and high: {error!r}."
+        ) from error

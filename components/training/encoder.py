@@ -1,0 +1,222 @@
+"""Raw feature values to the numbers a network takes, inside the graph.
+
+The same TensorFlow function encodes the training data once, before the first epoch, and is
+exported in front of the network: what is trained on is what is served.
+
+Numbers: a value that is missing or not finite becomes the training mean; then standardised with
+the training mean and standard deviation (booleans stay 0 and 1) and clipped to ±`CLIP`. A column
+with missing values in training also gets a 0/1 column `<name>_missing`.
+Categories: position in the vocabulary of training, counted from 1; `UNKNOWN` for missing, rare
+and never seen values, so that the embedding of the unknown is itself trained on the rare ones.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.model_package import Feature
+
+UNKNOWN = 0
+# In standard deviations; a typing error in one request must not saturate the network.
+CLIP = 10.0
+# float32 holds integers exactly up to here; a category beyond it would be confused with another.
+LARGEST_CATEGORY = 2**24
+_NO_CATEGORY = LARGEST_CATEGORY
+_ENCODE_ROWS = 65536
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """How one number is encoded: `(value or fill) - shift) / scale`, and an indicator if wanted."""
+
+    name: str
+    fill: float
+    shift: float
+    scale: float
+    indicator: bool
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """The vocabulary of one category: strings, or integers."""
+
+    name: str
+    vocabulary: tuple[str, ...] | tuple[int, ...]
+    is_text: bool
+
+
+class Encoder(tf.Module):
+    """The encoding as a TensorFlow module, fitted by `fit_encoder`."""
+
+    def __init__(self, numeric: list[NumericColumn], categorical: list[CategoricalColumn]) -> None:
+        super().__init__()
+        self._numeric = tuple(numeric)
+        self._categorical = tuple(categorical)
+        # Kept as an attribute so that the SavedModel takes the tables along.
+        self._tables = [_lookup_table(column) for column in categorical]
+
+    @property
+    def numeric_names(self) -> list[str]:
+        """Names of the columns of the encoded `numeric` matrix."""
+        indicators = [f"{column.name}_missing" for column in self._numeric if column.indicator]
+        return [column.name for column in self._numeric] + indicators
+
+    @property
+    def vocabulary_sizes(self) -> dict[str, int]:
+        """Number of positions of each column of `categorical`, `UNKNOWN` included."""
+        return {column.name: len(column.vocabulary) + 1 for column in self._categorical}
+
+    def __call__(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Encodes a batch.
+
+        Args:
+            inputs: One 1-D tensor per feature, as the model package's signature takes them.
+
+        Returns:
+            `numeric` (float32, one column per `numeric_names`) and `categorical` (int32, one
+            column per `vocabulary_sizes`); one that would have no column is left out.
+        """
+        encoded = {}
+        if self._numeric:
+            encoded["numeric"] = self._encode_numbers(inputs)
+        if self._categorical:
+            positions = [
+                table.lookup(_category_key(inputs[column.name], column.is_text))
+                for column, table in zip(self._categorical, self._tables, strict=True)
+            ]
+            encoded["categorical"] = tf.cast(tf.stack(positions, axis=1), tf.int32)
+        return encoded
+
+    def _encode_numbers(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        raw = tf.stack([inputs[column.name] for column in self._numeric], axis=1)
+        present = tf.math.is_finite(raw)
+        fill = tf.constant([column.fill for column in self._numeric], tf.float32)
+        shift = tf.constant([column.shift for column in self._numeric], tf.float32)
+        scale = tf.constant([column.scale for column in self._numeric], tf.float32)
+        scaled = (tf.where(present, raw, fill) - shift) / scale
+        scaled = tf.clip_by_value(scaled, -CLIP, CLIP)
+        marked = [index for index, column in enumerate(self._numeric) if column.indicator]
+        if not marked:
+            return scaled
+        missing = tf.cast(~tf.gather(present, marked, axis=1), tf.float32)
+        return tf.concat([scaled, missing], axis=1)
+
+
+def fit_encoder(
+    inputs: Arrays,
+    features: list[Feature],
+    categorical: set[str],
+    domains: dict[str, list[str]],
+    minimum_count: int,
+    vocabulary_limit: int,
+) -> Encoder:
+    """Learns means, deviations and vocabularies from training rows.
+
+    Args:
+        inputs: The training rows as `model_inputs` gives them; validation rows stay out.
+        features: The model's features.
+        categorical: Integer features to treat as categories; strings always are.
+        domains: Values that the data schema allows; others count as unknown.
+        minimum_count: Rows a value must have to be in the vocabulary.
+        vocabulary_limit: Largest vocabulary; the most frequent values are kept.
+
+    Raises:
+        InputError: If a categorical integer is too large for the graph's float32 input.
+    """
+    numeric_columns, categorical_columns = [], []
+    for feature in features:
+        values = inputs[feature.name]
+        if feature.type == "string" or feature.name in categorical:
+            vocabulary = _vocabulary(
+                values, feature, domains.get(feature.name), minimum_count, vocabulary_limit
+            )
+            categorical_columns.append(
+                CategoricalColumn(feature.name, vocabulary, feature.type == "string")
+            )
+        else:
+            numeric_columns.append(_fit_number(values, feature))
+    return Encoder(numeric_columns, categorical_columns)
+
+
+def encode(encoder: Encoder, inputs: Arrays) -> Arrays:
+    """Encodes whole columns, in pieces that bound the memory needed."""
+    rows = len(next(iter(inputs.values())))
+    function = tf.function(encoder, reduce_retracing=True)
+    pieces = [
+        function(
+            {
+                name: tf.constant(values[start : start + _ENCODE_ROWS])
+                for name, values in inputs.items()
+            }
+        )
+        for start in range(0, rows, _ENCODE_ROWS)
+    ]
+    return {name: np.concatenate([piece[name].numpy() for piece in pieces]) for name in pieces[0]}
+
+
+def _fit_number(values: np.ndarray, feature: Feature) -> NumericColumn:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not len(finite):
+        print(
+            f"Feature {feature.name!r} has no value in the training rows; it cannot help.",
+            flush=True,
+        )
+        return NumericColumn(feature.name, 0.0, 0.0, 1.0, indicator=False)
+    mean, deviation = float(finite.mean()), float(finite.std())
+    indicator = len(finite) < len(values)
+    if feature.type == "bool":
+        return NumericColumn(feature.name, mean, 0.0, 1.0, indicator)
+    # A constant column would divide by zero; by 1 it stays 0 and does nothing. The bound is
+    # relative, because the mean of equal float64 numbers need not equal them exactly.
+    scale = deviation if deviation > 1e-9 * max(1.0, abs(mean)) else 1.0
+    return NumericColumn(feature.name, mean, mean, scale, indicator)
+
+
+def _vocabulary(
+    values: np.ndarray,
+    feature: Feature,
+    domain: list[str] | None,
+    minimum_count: int,
+    limit: int,
+) -> tuple[str, ...] | tuple[int, ...]:
+    if feature.type == "string":
+        kept = values[values != ""].astype(object)
+    else:
+        kept = values[np.isfinite(values)]
+        if len(kept) and np.abs(kept).max() >= LARGEST_CATEGORY:
+            raise InputError(
+                f"Feature {feature.name!r} is categorical and holds {np.abs(kept).max():.0f}; "
+                f"integers from {LARGEST_CATEGORY} on are not exact in the model's float32 input, "
+                "so cast it to a string in the query."
+            )
+        kept = kept.astype(np.int64)
+    found, counts = np.unique(kept, return_counts=True)
+    allowed = set(domain) if domain else None
+    ranked = sorted(
+        (-int(count), value)
+        for value, count in zip(found.tolist(), counts.tolist(), strict=True)
+        if count >= minimum_count and (allowed is None or value in allowed)
+    )
+    return tuple(value for _, value in ranked[:limit])
+
+
+def _lookup_table(column: CategoricalColumn) -> tf.lookup.StaticHashTable:
+    # The missing value comes first, at position UNKNOWN: a table cannot be empty.
+    missing = "" if column.is_text else _NO_CATEGORY
+    keys = tf.constant((missing, *column.vocabulary), tf.string if column.is_text else tf.int64)
+    positions = tf.range(len(column.vocabulary) + 1, dtype=tf.int64)
+    return tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(keys, positions), default_value=UNKNOWN
+    )
+
+
+def _category_key(values: tf.Tensor, is_text: bool) -> tf.Tensor:
+    if is_text:
+        return values
+    # False for NaN and infinity, whose cast to an integer is undefined.
+    whole = (values == tf.round(values)) & (tf.abs(values) < float(LARGEST_CATEGORY))
+    return tf.cast(tf.where(whole, values, float(_NO_CATEGORY)), tf.int64)

@@ -1,0 +1,200 @@
+"""The training loop: batches from memory, early stopping, one progress line per epoch."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.training.encoder import Arrays
+
+# Training steps per call into TensorFlow: amortises Python between the steps.
+_STEPS_PER_EXECUTION = 32
+_VALIDATION_BATCH = 8192
+
+
+@dataclass
+class Examples:
+    """Encoded rows and what is to be predicted."""
+
+    inputs: Arrays
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass
+class FitSettings:
+    """How to train.
+
+    Attributes:
+        task: One of the contract's `TASKS`.
+        epochs: Largest number of passes over the data.
+        batch_size: Rows per step.
+        learning_rate: Adam's step size.
+        patience: Epochs without a better validation loss before training stops.
+        seed: Of the shuffle.
+        label_scale: Regression: standard deviation of the label, to print errors in its unit.
+    """
+
+    task: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    seed: int
+    label_scale: float = 1.0
+
+
+@dataclass
+class FitResult:
+    """What came out: one dict of logs per epoch, and the epoch whose weights were kept (from 0)."""
+
+    epochs: list[dict[str, float]]
+    best: int
+
+
+METRICS = {"binary": "auc", "multiclass": "accuracy", "regression": "rmse"}
+
+
+def fit(
+    network: keras.Model, training: Examples, validation: Examples, settings: FitSettings
+) -> FitResult:
+    """Trains `network` in place and leaves it with the weights of the best epoch.
+
+    Args:
+        network: Returns logits; compiled here unless it comes compiled.
+        training: Rows to learn from.
+        validation: Rows that say when to stop.
+        settings: How to train.
+
+    Returns:
+        Per epoch `loss`, `val_loss`, the task's metric of `METRICS` for both, and
+        `examples_per_second`.
+
+    Raises:
+        InputError: If the validation loss is not finite.
+    """
+    if not network.compiled:
+        network.compile(
+            optimizer=keras.optimizers.Adam(settings.learning_rate),
+            loss=_loss(settings.task),
+            metrics=[_metric(settings.task)],
+            steps_per_execution=_STEPS_PER_EXECUTION,
+        )
+    epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+    progress = _Progress(epoch, len(training), settings)
+    stop = keras.callbacks.EarlyStopping(
+        "val_loss", patience=settings.patience, restore_best_weights=True, mode="min"
+    )
+    network.fit(
+        shuffled_batches(training, settings.batch_size, settings.seed, epoch),
+        validation_data=batches(validation, _VALIDATION_BATCH),
+        epochs=settings.epochs,
+        callbacks=[progress, stop],
+        verbose=0,
+        shuffle=False,  # the dataset shuffles itself
+    )
+    return FitResult(progress.epochs, progress.best)
+
+
+def shuffled_batches(
+    examples: Examples, batch_size: int, seed: int, epoch: tf.Variable
+) -> tf.data.Dataset:
+    """Returns batches in a new order per epoch, which depends on `seed` and `epoch` alone.
+
+    The order is one permutation of the row numbers, and a batch is gathered from the arrays by its
+    part of it; rows are never shuffled one by one. The last, incomplete batch is left out, other
+    rows each epoch, so that every step has one shape and is compiled once.
+    """
+    rows = len(examples)
+    size = min(batch_size, rows)
+    inputs = {name: tf.constant(values) for name, values in examples.inputs.items()}
+    label = tf.constant(examples.label)
+
+    def one_epoch(_: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(rows), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
+        )
+        starts = tf.data.Dataset.range(0, rows - size + 1, size)
+        return starts.map(lambda start: gather(order[start : start + size]))
+
+    def gather(index: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        index = tf.ensure_shape(index, [size])
+        return {name: tf.gather(values, index) for name, values in inputs.items()}, tf.gather(
+            label, index
+        )
+
+    steps = rows // size
+    dataset = tf.data.Dataset.range(1).flat_map(one_epoch)
+    return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(4)
+
+
+def batches(examples: Examples, batch_size: int) -> tf.data.Dataset:
+    """Returns batches in order, every row once."""
+    return tf.data.Dataset.from_tensor_slices((examples.inputs, examples.label)).batch(batch_size)
+
+
+def _loss(task: str) -> keras.losses.Loss:
+    if task == "binary":
+        return keras.losses.BinaryCrossentropy(from_logits=True)
+    if task == "multiclass":
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return keras.losses.MeanSquaredError()
+
+
+def _metric(task: str) -> keras.metrics.Metric:
+    if task == "binary":
+        return keras.metrics.AUC(from_logits=True, name=METRICS[task])
+    if task == "multiclass":
+        return keras.metrics.SparseCategoricalAccuracy(name=METRICS[task])
+    return keras.metrics.RootMeanSquaredError(name=METRICS[task])
+
+
+class _Progress(keras.callbacks.Callback):
+    """Keeps the logs, prints them, and moves the shuffle to the next epoch."""
+
+    def __init__(self, epoch: tf.Variable, rows: int, settings: FitSettings) -> None:
+        super().__init__()
+        self.epochs: list[dict[str, float]] = []
+        self.best = 0
+        self._epoch = epoch
+        self._rows = rows
+        self._settings = settings
+        self._started = 0.0
+        self._training_seconds = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch.assign(epoch)
+        self._started = time.monotonic()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._training_seconds = time.monotonic() - self._started
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        values = {name: float(value) for name, value in logs.items()}
+        for name in ("rmse", "val_rmse"):
+            if name in values:
+                values[name] *= self._settings.label_scale
+        values["examples_per_second"] = self._rows / self._training_seconds
+        self.epochs.append(values)
+        if not math.isfinite(values["val_loss"]):
+            raise InputError(
+                f"The validation loss is {values['val_loss']} after epoch {epoch + 1}; "
+                "lower learning_rate."
+            )
+        if values["val_loss"] < self.epochs[self.best]["val_loss"]:
+            self.best = epoch
+        shown = ", ".join(
+            f"{name} {value:.4f}" for name, value in values.items() if name != "examples_per_second"
+        )
+        print(
+            f"Epoch {epoch + 1}/{self._settings.epochs}: {shown}, "
+            f"{values['examples_per_second']:,.0f} examples/s",
+            flush=True,
+        )

@@ -1,0 +1,112 @@
+"""The network between the encoded features and the prediction: built in, or the user's own.
+
+A module of the user's is a Python file with one function::
+
+    def build_model(schema: NetworkSchema, hyperparameters: dict) -> keras.Model:
+        inputs = schema.inputs()
+        x = keras.layers.Dense(32, activation="relu")(inputs["numeric"])
+        return keras.Model(inputs, keras.layers.Dense(schema.outputs)(x))
+
+It takes `schema.inputs()` and returns one tensor (batch, `schema.outputs`) without a final
+activation: the logit of the positive class, one logit per class, or the standardised value.
+Encoding, the final activation and the return to the label's unit are kfloop's. A model that comes
+compiled keeps its optimizer and loss (of logits); otherwise kfloop compiles it.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.files import local_path
+from kfloop.components.training.hyperparameters import Hyperparameters
+
+
+@dataclass(frozen=True)
+class NetworkSchema:
+    """What a network is built from.
+
+    Attributes:
+        task: `binary`, `multiclass` or `regression`.
+        outputs: Width of the network's output: 1, or the number of classes.
+        numeric: Names of the columns of the input `numeric`, already standardised.
+        categorical: Positions per column of the input `categorical`, in order: values run from 0
+            (unknown) to that number less one.
+    """
+
+    task: str
+    outputs: int
+    numeric: tuple[str, ...]
+    categorical: dict[str, int]
+
+    def inputs(self) -> dict[str, Any]:
+        """Returns Keras inputs: `numeric` (float32) and `categorical` (int32), where they exist."""
+        inputs = {}
+        if self.numeric:
+            inputs["numeric"] = keras.Input((len(self.numeric),), name="numeric")
+        if self.categorical:
+            inputs["categorical"] = keras.Input(
+                (len(self.categorical),), dtype="int32", name="categorical"
+            )
+        return inputs
+
+
+def build_network(schema: NetworkSchema, settings: Hyperparameters) -> keras.Model:
+    """Builds the built-in network: embeddings beside the numbers, then dense layers."""
+    inputs = schema.inputs()
+    parts = [inputs["numeric"]] if schema.numeric else []
+    for position, (name, size) in enumerate(schema.categorical.items()):
+        width = settings.embedding_size or embedding_size(size)
+        embedding = keras.layers.Embedding(size, width, name=f"embed_{name}")
+        parts.append(embedding(inputs["categorical"][:, position]))
+    x = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    for units in settings.hidden:
+        x = keras.layers.Dense(
+            units, activation="relu", kernel_regularizer=keras.regularizers.L2(settings.l2)
+        )(x)
+        x = keras.layers.Dropout(settings.dropout)(x)
+    return keras.Model(inputs, keras.layers.Dense(schema.outputs)(x))
+
+
+def embedding_size(vocabulary: int) -> int:
+    """Returns the default width of an embedding: fast.ai's rule of thumb, at most 32."""
+    return min(32, round(1.6 * vocabulary**0.56))
+
+
+def build_from_module(
+    module_uri: str, schema: NetworkSchema, hyperparameters: Mapping[str, Any]
+) -> keras.Model:
+    """Builds the network with `build_model` of the user's module (see this module's docstring).
+
+    Args:
+        module_uri: Path or file:// URI of the Python file; it is executed.
+        schema: Given to `build_model`.
+        hyperparameters: Given to `build_model` as they are.
+
+    Raises:
+        InputError: If there is no such file or function, or it returns something else than a
+            network of the right shape.
+    """
+    path = local_path(module_uri, "module_uri")
+    spec = importlib.util.spec_from_file_location("kfloop_user_model", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise InputError(f"module_uri is {module_uri!r}, which is not a Python file (.py).")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "build_model", None)):
+        raise InputError(f"{path} has no function build_model(schema, hyperparameters).")
+    network = module.build_model(schema, dict(hyperparameters))
+    if not isinstance(network, keras.Model):
+        raise InputError(
+            f"build_model of {path} returned {type(network).__name__}; it must be a keras.Model."
+        )
+    expected = (None, schema.outputs)
+    if network.output_shape != expected:
+        raise InputError(
+            f"The model of {path} returns the shape {network.output_shape}; it must be {expected}, "
+            "so end with keras.layers.Dense(schema.outputs)."
+        )
+    return network

@@ -1,0 +1,364 @@
+"""Trains a model on a dataset and writes its package."""
+
+import hashlib
+import html
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Before TensorFlow is imported: its notices bury the progress lines, and oneDNN lets results depend
+# on how rows are batched, so that training, evaluation and serving would differ in the last digits.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
+
+from kfloop.components.contracts.charts import Series, line_chart
+from kfloop.components.contracts.dataset import describe, read_dataset
+from kfloop.components.contracts.decision import STYLE
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.files import local_path, new_directory, write_text
+from kfloop.components.contracts.model_io import model_inputs
+from kfloop.components.contracts.model_package import Feature, ModelPackage
+from kfloop.components.training.columns import (
+    Label,
+    Roles,
+    SchemaHints,
+    choose_features,
+    read_label,
+    read_schema_hints,
+)
+from kfloop.components.training.encoder import Arrays, Encoder, encode, fit_encoder
+from kfloop.components.training.fit import METRICS, Examples, FitResult, FitSettings, fit
+from kfloop.components.training.hyperparameters import Hyperparameters, parse_hyperparameters
+from kfloop.components.training.network import NetworkSchema, build_from_module, build_network
+from kfloop.components.training.package import write_package
+
+
+@dataclass
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        name: Model name.
+        task: `binary`, `multiclass` or `regression`.
+        feature_service: Feast feature service that gave the features, or empty.
+        epochs: Largest number of passes over the data; early stopping may end before.
+        batch_size: Rows per training step.
+        learning_rate: Adam's step size.
+        seed: Of weights, shuffle, validation split and reference sample. The same seed, data and
+            settings give bit-identical weights on a CPU.
+        validation_fraction: Share of the rows held out to say when to stop: the latest ones when
+            there is a timestamp, else drawn at random.
+        hyperparameters: See `Hyperparameters`; with a module of your own, whatever it reads.
+        module_uri: Your own network, see `network`; empty for the built-in one.
+        reference_rows: Rows of the reference sample.
+    """
+
+    name: str
+    task: str
+    feature_service: str = ""
+    epochs: int = 20
+    batch_size: int = 1024
+    learning_rate: float = 0.001
+    seed: int = 7
+    validation_fraction: float = 0.1
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    module_uri: str = ""
+    reference_rows: int = 5000
+
+
+def train(
+    dataset: str | Path,
+    schema: str | Path,
+    model: str | Path,
+    curves: str | Path,
+    roles: Roles,
+    settings: TrainSettings,
+) -> ModelPackage:
+    """Trains a model and writes its package and its training curves.
+
+    Args:
+        dataset: The training dataset.
+        schema: Data schema (TFDV text proto): deprecated features and those without the
+            environment SERVING stay out, categorical integers and string domains are respected.
+        model: Directory of the model package to write.
+        curves: HTML file of the training curves to write.
+        roles: What the columns are for.
+        settings: How to train.
+
+    Returns:
+        The content of the package's `model.json`.
+
+    Raises:
+        InputError: If a setting, a column or the label cannot be used.
+    """
+    _check(settings)
+    own = parse_hyperparameters(settings.hyperparameters, open_ended=bool(settings.module_uri))
+    hints = read_schema_hints(schema)
+    table = read_dataset(dataset)
+    if not table.num_rows:
+        raise InputError(f"The training dataset {dataset} has no rows; check its window.")
+    features = choose_features(table.schema, roles, hints.unavailable)
+    categorical = _categorical(features, own, hints)
+    label = read_label(table[roles.label], roles.label, settings.task)
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(settings.seed)
+    learn, hold = _validation_split(table, roles, settings)
+    inputs = model_inputs(table, features)
+    encoder = fit_encoder(
+        _rows(inputs, learn),
+        features,
+        categorical,
+        hints.domains,
+        own.minimum_count,
+        own.vocabulary_limit,
+    )
+    target, shift, scale = _target(label, learn, roles.label, settings.task)
+    encoded = encode(encoder, inputs)
+    network = _network(encoder, label, settings, own)
+    _announce(table, learn, hold, features, encoder, network)
+
+    started = time.monotonic()
+    result = fit(
+        network,
+        Examples(_rows(encoded, learn), target[learn]),
+        Examples(_rows(encoded, hold), target[hold]),
+        FitSettings(
+            settings.task,
+            settings.epochs,
+            settings.batch_size,
+            settings.learning_rate,
+            own.patience,
+            settings.seed,
+            scale,
+        ),
+    )
+    print(
+        f"Kept the weights of epoch {result.best + 1} after {time.monotonic() - started:.0f} s.",
+        flush=True,
+    )
+    package = _describe(dataset, schema, roles, settings, own, features, label, result)
+    with new_directory(model) as directory:
+        reference = _reference(table, features, roles, settings)
+        write_package(directory, package, encoder, network, shift, scale, reference)
+    write_text(curves, _curves_page(package, result))
+    return package
+
+
+def _check(settings: TrainSettings) -> None:
+    if not settings.name:
+        raise InputError("The model has no name; set `name`.")
+    for name in ("epochs", "batch_size", "reference_rows"):
+        if getattr(settings, name) < 1:
+            raise InputError(f"{name} is {getattr(settings, name)}; it must be at least 1.")
+    if not settings.learning_rate > 0:
+        raise InputError(f"learning_rate is {settings.learning_rate}; it must be above 0.")
+    if not 0 < settings.validation_fraction < 1:
+        raise InputError(
+            f"validation_fraction is {settings.validation_fraction}; it must be between 0 and 1."
+        )
+
+
+def _categorical(features: list[Feature], own: Hyperparameters, hints: SchemaHints) -> set[str]:
+    integers = {feature.name for feature in features if feature.type == "int"}
+    strings = {feature.name for feature in features if feature.type == "string"}
+    wrong = [name for name in own.categorical if name not in integers | strings]
+    if wrong:
+        raise InputError(
+            f"The hyperparameter categorical names {', '.join(map(repr, wrong))}, which is not an "
+            f"integer feature; those are {', '.join(sorted(integers)) or 'none'}."
+        )
+    return (set(own.categorical) | hints.categorical) & integers
+
+
+def _validation_split(
+    table: pa.Table, roles: Roles, settings: TrainSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns row numbers to learn from and to hold out."""
+    rows = table.num_rows
+    held = round(rows * settings.validation_fraction)
+    if held < 1 or held >= rows:
+        raise InputError(
+            f"{rows} training rows cannot be split with validation_fraction "
+            f"{settings.validation_fraction}; give more rows."
+        )
+    if roles.timestamp:
+        column = table[roles.timestamp]
+        if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
+            raise InputError(
+                f"The timestamp {roles.timestamp!r} holds {column.type}; cast it in the query."
+            )
+        if column.null_count:
+            raise InputError(
+                f"The timestamp {roles.timestamp!r} is null in {column.null_count} rows; "
+                "filter them out in the query."
+            )
+        order = pc.sort_indices(table, [(roles.timestamp, "ascending")]).to_numpy()
+    else:
+        order = np.random.default_rng(settings.seed).permutation(rows)
+    # In the data's own order: neighbours stay neighbours in memory.
+    return np.sort(order[: rows - held]), np.sort(order[rows - held :])
+
+
+def _rows(arrays: Arrays, index: np.ndarray) -> Arrays:
+    return {name: values[index] for name, values in arrays.items()}
+
+
+def _target(
+    label: Label, learn: np.ndarray, name: str, task: str
+) -> tuple[np.ndarray, float, float]:
+    """Returns what the network learns, with the label's shift and scale (0 and 1 for classes)."""
+    seen = label.values[learn]
+    if (seen == seen[0]).all():
+        raise InputError(
+            f"The label {name!r} is constant in the {len(learn)} rows before the validation part; "
+            "give more rows, or check that they are not sorted by the label."
+        )
+    if task != "regression":
+        return label.values, 0.0, 1.0
+    shift, scale = float(seen.mean()), float(seen.std())
+    return ((label.values - shift) / scale).astype(np.float32), shift, scale
+
+
+def _network(
+    encoder: Encoder, label: Label, settings: TrainSettings, own: Hyperparameters
+) -> keras.Model:
+    schema = NetworkSchema(
+        settings.task,
+        max(1, len(label.classes)),
+        tuple(encoder.numeric_names),
+        encoder.vocabulary_sizes,
+    )
+    if settings.module_uri:
+        return build_from_module(settings.module_uri, schema, settings.hyperparameters)
+    return build_network(schema, own)
+
+
+def _announce(
+    table: pa.Table,
+    learn: np.ndarray,
+    hold: np.ndarray,
+    features: list[Feature],
+    encoder: Encoder,
+    network: keras.Model,
+) -> None:
+    categories = ", ".join(f"{name} ({size})" for name, size in encoder.vocabulary_sizes.items())
+    devices = ", ".join(
+        device.name.removeprefix("/physical_device:")
+        for device in tf.config.list_physical_devices()
+    )
+    print(
+        f"{table.num_rows:,} rows ({table.nbytes / 1e6:,.0f} MB in memory): "
+        f"{len(learn):,} to learn from, {len(hold):,} to validate on.\n"
+        f"{len(features)} features; categories with their vocabularies: {categories or 'none'}.\n"
+        f"{network.count_params():,} weights; devices: {devices}.",
+        flush=True,
+    )
+
+
+def _describe(
+    dataset: str | Path,
+    schema: str | Path,
+    roles: Roles,
+    settings: TrainSettings,
+    own: Hyperparameters,
+    features: list[Feature],
+    label: Label,
+    result: FitResult,
+) -> ModelPackage:
+    data = describe(dataset, roles.timestamp)
+    best = result.epochs[result.best]
+    hyperparameters = (
+        (dict(settings.hyperparameters) if settings.module_uri else {})
+        | asdict(own)
+        | {
+            "epochs": settings.epochs,
+            "batch_size": settings.batch_size,
+            "learning_rate": settings.learning_rate,
+            "seed": settings.seed,
+            "validation_fraction": settings.validation_fraction,
+            "best_epoch": result.best + 1,
+        }
+    )
+    if settings.module_uri:
+        source = local_path(settings.module_uri, "module_uri").read_bytes()
+        hyperparameters |= {
+            "module_uri": settings.module_uri,
+            "module_sha256": hashlib.sha256(source).hexdigest(),
+        }
+    return ModelPackage(
+        name=settings.name,
+        task=settings.task,
+        label=roles.label,
+        features=features,
+        classes=label.classes,
+        entities=roles.entities,
+        timestamp=roles.timestamp,
+        feature_service=settings.feature_service,
+        schema_fingerprint=hashlib.sha256(Path(schema).read_bytes()).hexdigest(),
+        dataset_fingerprint=data["fingerprint"],
+        training_window={key: data[key] for key in ("since", "until", "rows") if key in data},
+        git_commit=os.environ.get("KFLOOP_GIT_COMMIT", ""),
+        metrics={
+            name.replace("val_", "validation_"): value
+            for name, value in best.items()
+            if name.startswith("val_")
+        },
+        hyperparameters=hyperparameters,
+        framework={"tensorflow": tf.__version__, "keras": keras.__version__},
+    )
+
+
+def _reference(
+    table: pa.Table, features: list[Feature], roles: Roles, settings: TrainSettings
+) -> pa.Table:
+    """Returns a random sample of the rows, in random order, with the columns that matter."""
+    generator = np.random.default_rng(settings.seed)
+    size = min(settings.reference_rows, table.num_rows)
+    index = generator.choice(table.num_rows, size, replace=False)
+    kept = {feature.name for feature in features} | {roles.label, roles.timestamp, *roles.entities}
+    return table.select([name for name in table.column_names if name in kept]).take(pa.array(index))
+
+
+def _curves_page(package: ModelPackage, result: FitResult) -> str:
+    charts = ""
+    for name, title in (("loss", "Loss"), (METRICS[package.task], METRICS[package.task])):
+        if name not in result.epochs[0]:
+            continue  # a model that came compiled has its own metrics
+        lines = [
+            Series(legend, [(i + 1, logs[key]) for i, logs in enumerate(result.epochs)], marks=True)
+            for legend, key in (("training", name), ("validation", f"val_{name}"))
+        ]
+        charts += line_chart(title, "epoch", name, lines)
+    kept = "".join(
+        f"<tr><td>{html.escape(name)}<td>{value:.4f}" for name, value in package.metrics.items()
+    )
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>{html.escape(package.name)}: training</title>{STYLE}
+<h1>{html.escape(package.name)}: training curves</h1>
+<p>{len(result.epochs)} epochs; the weights of epoch {result.best + 1} were kept, which has the
+lowest validation loss.</p>
+{charts}<table>{kept}</table></html>
+"""
+
+
+def model_metadata(package: ModelPackage) -> dict[str, Any]:
+    """Returns what the component writes into the model artifact's metadata."""
+    return {
+        "framework": "tensorflow",
+        "name": package.name,
+        "task": package.task,
+        "label": package.label,
+        "features": package.feature_names,
+        "dataset_fingerprint": package.dataset_fingerprint,
+        "training_window": package.training_window,
+    }

@@ -1,0 +1,348 @@
+"""The rollout on the real local service, with real (tiny) TensorFlow models."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kfloop.components.contracts.dataset import write_dataset
+from kfloop.components.contracts.decision import Decision
+from kfloop.components.contracts.deployment_record import read_record
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.inference_log import log_files
+from kfloop.components.contracts.model_package import REFERENCE
+from kfloop.components.deployment.backend import connect
+from kfloop.components.deployment.canary import Limits, analyse_canary
+from kfloop.components.deployment.client import ServiceClient
+from kfloop.components.deployment.manifest import record_of, with_canary
+from kfloop.components.deployment.publish import publish_model
+from kfloop.components.deployment.replay import replay_requests
+from kfloop.components.deployment.rollout import deploy_model, promote_model, roll_back_model
+from kfloop.components.deployment.service import describe_service
+from kfloop.components.deployment.smoke_test import smoke_test_model
+from kfloop.serving import local_state
+
+SERVICE = "tiny"
+LIMITS = Limits(minimum_requests=30, max_error_rate_increase=0.15)
+
+
+class Bench:
+    """One service, with its live version and what tests do to it."""
+
+    def __init__(self, state: Path, packages: Path, evaluation: Path, work: Path) -> None:
+        self.state, self.packages, self.evaluation, self.work = state, packages, evaluation, work
+        self.record_file = work / "record.json"
+        self.good = self.publish("good")
+        self.better = self.publish("better")
+
+    def publish(self, name: str) -> str:
+        return publish_model(self.packages / name, self.evaluation, str(self.work / "repository"))
+
+    def publish_damaged(self) -> str:
+        package = self.work / "damaged"
+        shutil.copytree(self.packages / "good", package, dirs_exist_ok=True)
+        (package / "1" / "saved_model.pb").write_bytes(b"not a model")
+        return publish_model(package, self.evaluation, str(self.work / "repository"))
+
+    def deploy(self, model_uri: str, service: str = SERVICE, percent: int = 50) -> str:
+        return deploy_model(model_uri, service, self.record_file, percent)
+
+    def promote(self, model_uri: str = "") -> str:
+        return promote_model(SERVICE, self.record_file, model_uri)
+
+    def roll_back(self, model_uri: str = "") -> str:
+        return roll_back_model(SERVICE, self.record_file, "a test", model_uri)
+
+    def analyse(self, replay: bool) -> Decision:
+        decision, page = self.work / "decision.json", self.work / "page.html"
+        return analyse_canary(SERVICE, decision, page, LIMITS, wait_seconds=0.5, replay=replay)
+
+    def smoke_test(self, model_uri: str) -> Decision:
+        return smoke_test_model(SERVICE, model_uri, self.work / "smoke.json")
+
+    @property
+    def directory(self) -> Path:
+        return local_state.service_directory(self.state, SERVICE)
+
+    @property
+    def record(self):
+        return record_of(connect().get(SERVICE))
+
+    def answering(self, requests: int = 20) -> set[str]:
+        """The versions that answer at the public address."""
+        row = {"distance": 1.0, "stops": 1, "rush": True, "carrier": None}
+        with ServiceClient(describe_service(SERVICE).url, SERVICE) as client:
+            answers = [client.predict([row]) for _ in range(requests)]
+        assert all(answer.ok for answer in answers), answers
+        return {answer.model_version for answer in answers}
+
+
+@pytest.fixture(scope="module")
+def module_bench(
+    state: Path, packages: Path, evaluation: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bench:
+    bench = Bench(state, packages, evaluation, tmp_path_factory.mktemp("work"))
+    assert bench.deploy(bench.good) == "live"
+    return bench
+
+
+@pytest.fixture
+def bench(module_bench: Bench) -> Bench:
+    """The service with version 1 live and alone."""
+    if module_bench.record.candidate:
+        module_bench.roll_back()
+    if module_bench.record.stable.version != "1":
+        module_bench.roll_back(module_bench.record.stable.storage_uri)
+    assert module_bench.record.stable.storage_uri == module_bench.good
+    return module_bench
+
+
+@pytest.fixture(scope="module")
+def requests(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows with a column that no model knows, and with an entity key and times."""
+    table = pq.read_table(packages / "good" / REFERENCE).slice(0, 60)
+    times = [datetime(2013, 7, 1) + timedelta(hours=hour) for hour in range(60)]
+    table = table.append_column("at", pa.array(times, pa.timestamp("us")))
+    table = table.append_column("tail", pa.array([f"N{i}" for i in range(60)]))
+    table = table.append_column("label", pa.array([i % 2 for i in range(60)]))
+    path = tmp_path_factory.mktemp("requests") / "dataset"
+    write_dataset(table, path)
+    return path
+
+
+def log_rows(log: str) -> list[dict]:
+    return [row for _, file in log_files(log) for row in pq.ParquetFile(file).read().to_pylist()]
+
+
+def test_a_model_goes_from_first_deployment_over_canary_to_promotion_and_back(
+    bench: Bench, requests: Path
+) -> None:
+    assert bench.smoke_test(bench.good).decision == "pass"
+    assert bench.deploy(bench.good) == "live"
+
+    sent = replay_requests(requests, SERVICE, limit=50, batch_size=7)
+    assert (sent.sent, sent.requests, sent.failed.total()) == (50, 8, 0)
+    local_state.wait_logged(bench.directory)
+    rows = log_rows(describe_service(SERVICE).inference_log)
+    # Exactly what was sent: neither probes nor smoke tests stand in the log.
+    assert sorted(row["tail"] for row in rows) == sorted(f"N{i}" for i in range(50))
+    assert min(row["event_time"] for row in rows).isoformat() == "2013-07-01T00:00:00+00:00"
+
+    assert bench.deploy(bench.better) == "canary"
+    record = read_record(bench.record_file)
+    assert (record.state, record.stable.version, record.candidate.version) == ("canary", "1", "2")
+    assert bench.smoke_test(bench.better).decision == "pass"
+    assert bench.answering() == {"1", "2"}
+
+    assert bench.analyse(replay=False).decision == "no_data"
+    decision = bench.analyse(replay=True)
+    assert decision.decision == "pass", decision.summary
+    assert {"error_rate", "latency", "shift", "agreement"} < {r.check for r in decision.reasons}
+    assert "<svg" in (bench.work / "page.html").read_text()
+    replayed = log_rows(describe_service(SERVICE).inference_log)
+    assert any(row["request_id"].startswith("replay-") for row in replayed)
+
+    with pytest.raises(InputError, match="neither the candidate nor the live"):
+        bench.promote("/some/other/model")
+    assert bench.promote(bench.better) == bench.better
+    assert bench.promote(bench.better) == bench.better
+    assert bench.answering() == {"2"}
+    assert bench.record.previous.storage_uri == bench.good
+
+    assert bench.roll_back() == bench.good
+    assert bench.answering() == {"1"}
+    assert bench.record.reason == "a test"
+    # A second time nothing happens: the record says that it was done.
+    assert bench.roll_back() == bench.good
+    assert bench.roll_back(bench.better) == bench.good
+    with pytest.raises(InputError, match="nothing to roll back to"):
+        bench.roll_back(bench.good)
+    with pytest.raises(InputError, match="rolled back \\(a test\\)"):
+        bench.promote()
+    with pytest.raises(InputError, match="has no candidate to analyse"):
+        bench.analyse(replay=False)
+
+
+def test_a_candidate_that_answers_differently_fails_the_analysis(bench: Bench) -> None:
+    inverted = bench.publish("inverted")
+    assert bench.deploy(inverted) == "canary"
+    decision = bench.analyse(replay=True)
+    assert decision.decision == "fail"
+    assert "agreement" in {reason.check for reason in decision.reasons if not reason.passed}
+    # The next candidate replaces it, as after a run that crashed before it could roll back.
+    classes = bench.publish("classes")
+    assert bench.deploy(classes) == "canary"
+    assert bench.smoke_test(classes).decision == "pass"
+    assert bench.analyse(replay=False).decision == "fail"
+    assert bench.roll_back(classes) == bench.good
+    assert bench.answering() == {"1"}
+    with pytest.raises(InputError, match="does not serve"):
+        bench.smoke_test(classes)
+
+
+def test_a_smoke_test_fails_when_the_answers_are_not_those_of_training(bench: Bench) -> None:
+    golden = Path(bench.good) / "reference" / "golden.parquet"
+    kept = golden.read_bytes()
+    table = pq.read_table(golden)
+    wrong = pa.array([value + 0.001 for value in table["prediction"].to_pylist()])
+    try:
+        pq.write_table(table.set_column(4, "prediction", wrong), golden)
+        decision = bench.smoke_test(bench.good)
+        pq.write_table(table.slice(0, 0), golden)
+        nothing = bench.smoke_test(bench.good)
+    finally:
+        golden.write_bytes(kept)
+    assert decision.decision == "fail"
+    assert "differs from the expected prediction by at most 0.001" in decision.summary
+    assert nothing.decision == "no_data"
+
+
+def test_a_candidate_that_cannot_load_is_taken_away_and_the_live_version_goes_on(
+    bench: Bench,
+) -> None:
+    with pytest.raises(InputError, match=r"stays live: .*saved_model") as raised:
+        bench.deploy(bench.publish_damaged())
+    assert "\n" not in str(raised.value)
+    assert bench.record.candidate is None
+    assert "did not come up" in bench.record.reason
+    assert bench.answering() == {"1"}
+
+
+def test_a_first_version_that_cannot_load_leaves_no_service(bench: Bench) -> None:
+    with pytest.raises(InputError, match="could not be deployed as the first version of 'other'"):
+        bench.deploy(bench.publish_damaged(), service="other")
+    with pytest.raises(InputError, match=r"no service 'other' .*\(there is: tiny\)"):
+        describe_service("other")
+
+
+def test_a_first_version_that_never_worked_is_no_obstacle(bench: Bench) -> None:
+    # As a deployment that was killed while its model failed to load would leave it.
+    damaged = bench.publish_damaged()
+    run_and_kill(
+        "from kfloop.components.deployment.rollout import deploy_model\n"
+        f"deploy_model({damaged!r}, 'fresh', {str(bench.record_file)!r})",
+        lambda: (bench.state / "services" / "fresh" / "manifest.json").exists(),
+    )
+    assert bench.deploy(bench.good, service="fresh") == "live"
+    local_state.stop(local_state.service_directory(bench.state, "fresh"))
+
+
+def test_steps_that_were_killed_are_completed_by_running_them_again(bench: Bench) -> None:
+    record = str(bench.record_file)
+    run_and_kill(
+        "from kfloop.components.deployment.rollout import deploy_model\n"
+        f"deploy_model({bench.better!r}, {SERVICE!r}, {record!r}, 50)",
+        lambda: bench.record.state == "canary",
+    )
+    assert bench.deploy(bench.better) == "canary"
+    assert bench.smoke_test(bench.better).decision == "pass"
+    run_and_kill(
+        "from kfloop.components.deployment.rollout import promote_model\n"
+        f"promote_model({SERVICE!r}, {record!r})",
+        lambda: bench.record.state == "promoted",
+    )
+    assert bench.promote() == bench.better
+    assert bench.answering() == {"2"}
+    run_and_kill(
+        "from kfloop.components.deployment.rollout import roll_back_model\n"
+        f"roll_back_model({SERVICE!r}, {record!r}, 'killed')",
+        lambda: bench.record.state == "rolled_back",
+    )
+    assert bench.roll_back() == bench.good
+    assert bench.answering() == {"1"}
+
+
+def test_a_service_whose_processes_were_killed_is_started_again(bench: Bench) -> None:
+    pid = local_state.running_pid(bench.directory)
+    os.kill(pid, signal.SIGKILL)
+    assert describe_service(SERVICE).model_uri == bench.good
+    assert bench.answering() == {"1"}
+
+
+def test_a_change_by_somebody_else_is_not_overwritten(bench: Bench) -> None:
+    backend = connect()
+    mine, theirs = backend.get(SERVICE), backend.get(SERVICE)
+    theirs["metadata"]["annotations"]["owner"] = "somebody else"
+    backend.apply(theirs)
+    target = record_of(mine).stable
+    target.storage_uri, target.predictor = "/x", {**target.predictor, "name": "v9"}
+    with pytest.raises(InputError, match="changed by somebody else"):
+        backend.apply(with_canary(mine, target, 10, "now"))
+
+
+def test_a_replay_that_mostly_fails_is_an_error_and_a_missing_column_is_named(
+    bench: Bench, requests: Path, tmp_path: Path
+) -> None:
+    table = pq.read_table(requests / "part-00000.parquet")
+    write_dataset(table.drop_columns("stops"), tmp_path / "lacking")
+    with pytest.raises(InputError, match="'stops' is missing"):
+        replay_requests(tmp_path / "lacking", SERVICE)
+    texts = pa.array(["many"] * table.num_rows)
+    write_dataset(table.set_column(1, "stops", texts), tmp_path / "wrong")
+    with pytest.raises(InputError, match=r"3 of 3 requests .*'stops' must be a whole number"):
+        replay_requests(tmp_path / "wrong", SERVICE)
+
+
+def test_a_replay_keeps_to_its_rate_and_its_time(bench: Bench, requests: Path) -> None:
+    started = time.monotonic()
+    sent = replay_requests(requests, SERVICE, limit=6, batch_size=2, requests_per_second=5)
+    assert (sent.requests, sent.sent) == (3, 6)
+    assert time.monotonic() - started >= 0.4
+    sent = replay_requests(requests, SERVICE, batch_size=1, requests_per_second=20, seconds=0.5)
+    assert 1 <= sent.requests <= 11
+
+
+def test_replay_runs_as_a_program(bench: Bench, requests: Path) -> None:
+    module = "kfloop.components.deployment.replay"
+    options = ["--dataset", str(requests), "--service", SERVICE, "--limit", "10"]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *options], capture_output=True, text=True, check=True
+    )
+    assert "10 rows answered in 1 requests" in done.stdout
+    failed = subprocess.run(
+        [sys.executable, "-m", module, "--dataset", str(requests), "--service", "nobody"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("InputError: There is no service 'nobody'")
+
+
+@pytest.mark.parametrize("percent", [-1, 100])
+def test_a_candidate_cannot_have_all_the_traffic(bench: Bench, percent: int) -> None:
+    with pytest.raises(InputError, match="0 to 99"):
+        bench.deploy(bench.better, percent=percent)
+
+
+def test_without_a_local_state_deployment_says_what_it_cannot_do(monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("KFLOOP_STATE", raising=False)
+    with pytest.raises(InputError, match="Kubernetes cluster, which this release cannot do yet"):
+        describe_service(SERVICE)
+
+
+def run_and_kill(code: str, reached: Callable[[], bool]) -> None:
+    """Runs code in a process of its own and kills it with SIGKILL once `reached` is true."""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_the_decision_of_an_analysis_is_a_decision_file(bench: Bench) -> None:
+    document = json.loads((bench.work / "decision.json").read_text())
+    assert document["gate"] == "canary"

@@ -1,0 +1,109 @@
+"""A loop of another shape than the sample: a regression, one entity, no on-demand views."""
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import last_run, metadata
+
+from kfloop.components.contracts.inference_log import log_files
+from kfloop.components.contracts.model_package import read_model_json
+from kfloop.serving.local_state import read_status, service_directory
+
+
+@pytest.fixture(scope="module")
+def first(kfloop):
+    """The whole loop, run once."""
+    done = kfloop("loop")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_loop_ends_with_a_second_version_that_was_judged(first, project):
+    monitoring = last_run(project, "monitoring")
+    gates = {decision["gate"]: decision["decision"] for decision in monitoring.decisions()}
+    assert "canary" in gates, gates
+    promoted = monitoring.task("promote-model")
+    rolled_back = monitoring.task("roll-back-model-2") or monitoring.task("roll-back-model")
+    assert [t for t in (promoted, rolled_back) if t and t.status == "succeeded"]
+
+
+def test_the_summary_says_what_to_do_next(first):
+    for part in ("report.html", "curl ", "kfloop services stop weather", "training", "monitoring"):
+        assert part in first
+
+
+def test_the_report_holds_steps_decisions_and_pages(first, project):
+    text = (Path(last_run(project, "monitoring").directory) / "report.html").read_text()
+    for part in ("detect-drift", "canary", "srcdoc=", "Lineage"):
+        assert part in text
+    # It opens offline: nothing is loaded from anywhere.
+    assert not re.search(r'(src|href)="https?://', text)
+
+
+def test_the_curl_line_works_and_v2_gives_the_same(first, project):
+    status = read_status(service_directory(project / ".kfloop", "weather"))
+    package = Path(next(iter(status["predictors"].values()))["storageUri"])
+    body = (package / "reference/request.json").read_bytes()
+    url = f"{status['url']}/v1/models/weather:predict"
+    headers = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:
+        value = json.load(answer)["predictions"][0]["value"]
+        assert answer.headers["x-model-version"] == read_model_json(package).version
+    instance = json.loads(body)["instances"][0]
+    inputs = [
+        {
+            "name": feature.name,
+            "shape": [1],
+            "datatype": "BYTES" if feature.type == "string" else "FP64",
+            "data": [instance[feature.name]],
+        }
+        for feature in read_model_json(package).features
+    ]
+    body = json.dumps({"inputs": inputs}).encode()
+    url = f"{status['url']}/v2/models/weather/infer"
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:
+        assert json.load(answer)["outputs"][0]["data"][0] == pytest.approx(value, abs=1e-5)
+
+
+def test_the_log_holds_exactly_the_requests_that_were_sent(first, project):
+    replay = last_run(project, "replay").task("replay-requests")
+    assert replay is not None
+    collected = metadata(last_run(project, "monitoring"), "collect-inference-log", "dataset")
+    assert collected["rows"] == replay.returned["Output"]
+    assert log_files(project / ".kfloop" / "inference-log" / "weather")
+
+
+def test_a_second_run_reuses_steps_and_tries_a_new_version(
+    kfloop, first, project
+):
+    before = last_run(project, "training").task("publish-model").returned["Output"]
+    done = kfloop("run", "training")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = last_run(project, "training")
+    assert run.task("train-model").status == "cached"
+    assert run.task("publish-model").returned["Output"] != before
+    assert run.task("deploy-model").returned["Output"] == "canary"
+
+
+def test_rolls_back_by_one_command(kfloop, first, project):
+    done = kfloop("run", "rollback", "-s", "reason=complaints")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = last_run(project, "rollback")
+    status = read_status(service_directory(project / ".kfloop", "weather"))
+    live = [predictor["storageUri"] for predictor in status["predictors"].values()]
+    assert live == [run.task("roll-back-model").returned["Output"]]
+
+
+def test_scores_a_batch_with_the_live_model(kfloop, first, project):
+    done = kfloop("run", "batch-scoring")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert metadata(last_run(project, "batch-scoring"), "score-data", "predictions")["rows"] > 0
+
+
+def test_services_are_listed_and_stopped(kfloop, first, project):
+    assert "weather" in kfloop("services", "list").stdout
+    assert "stopped" in kfloop("services", "stop", "weather").stdout
+    assert not read_status(service_directory(project / ".kfloop", "weather"))["running"]
