@@ -13,9 +13,6 @@ from feast.data_format import ParquetFormat
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64
 
-MINUTES_OF_A_DAY = 24 * 60
-TURNAROUND_MINUTES = 45
-
 
 def table(name: str, timestamp: str = "known_at") -> FileSource:
     """A feature table; the path is relative to the repository."""
@@ -110,7 +107,9 @@ def turnaround(inputs: dict[str, Any]) -> dict[str, Any]:
     The previous flight took it away from New York; the way back is taken to be as long, with a
     turnaround at both ends. Missing when the previous flight is unknown.
     """
-    slack = []
+    # Feast stores the text of this function, so what it uses is defined in it.
+    minutes_of_a_day, turnaround_minutes = 24 * 60, 45
+    slack: list[float | None] = []
     for departure, arrival, flight in zip(
         inputs["departure_minute"],
         inputs["last_arrival_minute"],
@@ -120,8 +119,8 @@ def turnaround(inputs: dict[str, Any]) -> dict[str, Any]:
         if departure is None or arrival is None or flight is None:
             slack.append(None)
         else:
-            since_arrival = (departure - arrival) % MINUTES_OF_A_DAY
-            slack.append(float(since_arrival - flight - 2 * TURNAROUND_MINUTES))
+            since_arrival = (departure - arrival) % minutes_of_a_day
+            slack.append(float(since_arrival - flight - 2 * turnaround_minutes))
     return {"turnaround_slack": slack}
 
 

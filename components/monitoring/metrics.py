@@ -14,7 +14,6 @@ import numpy as np
 from kfloop.components.monitoring.window import Codes, Numbers
 
 Metric = Callable[[Numbers], float]
-DECISION_THRESHOLD = 0.5
 CALIBRATION_BINS = 10
 # Keeps the logarithm finite where a model is certain and wrong.
 CERTAINTY = 1e-7
@@ -33,19 +32,25 @@ class Estimate:
         return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
 
 
-def binary_metrics(labels: Numbers, scores: Numbers) -> dict[str, Metric]:
-    """Returns the metrics of probabilities of the positive class."""
+def binary_metrics(labels: Numbers, scores: Numbers, threshold: float = 0.5) -> dict[str, Metric]:
+    """Returns the metrics of probabilities of the positive class.
+
+    Args:
+        labels: 1 or 0, or a share between them.
+        scores: Probabilities.
+        threshold: A score of at least this counts as positive in `accuracy`.
+    """
     clipped = np.clip(scores, CERTAINTY, 1 - CERTAINTY)
     losses = -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped))
     squares = labels * np.square(1 - scores) + (1 - labels) * np.square(scores)
-    positive = np.where(scores >= DECISION_THRESHOLD, 1.0, 0.0)
+    positive = np.where(scores >= threshold, 1.0, 0.0)
     correct = labels * positive + (1 - labels) * (1 - positive)
     return {
         "auc": _auc(labels, scores),
         "log_loss": _mean(losses),
         "brier": _mean(squares),
         "accuracy": _mean(correct),
-        "calibration_error": _calibration_error(labels, scores),
+        "ece": _calibration_error(labels, scores),
     }
 
 
@@ -96,9 +101,8 @@ def bootstrap(
 
 
 def calibration_bins(scores: Numbers) -> Codes:
-    """Returns the bin of each score: `CALIBRATION_BINS` bins with about equal numbers of rows."""
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]))
-    return np.searchsorted(edges, scores, side="right").astype(np.int64)
+    """Returns the bin of each score: `CALIBRATION_BINS` bins of equal width."""
+    return np.minimum(scores * CALIBRATION_BINS, CALIBRATION_BINS - 1).astype(np.int64)
 
 
 def _mean(values: Numbers) -> Metric:
@@ -122,7 +126,7 @@ def _auc(labels: Numbers, scores: Numbers) -> Metric:
 
 
 def _calibration_error(labels: Numbers, scores: Numbers) -> Metric:
-    """Expected calibration error (Naeini et al. 2015), on bins with equal numbers of rows."""
+    """Expected calibration error (Guo et al. 2017)."""
     bins = calibration_bins(scores)
 
     def calibration_error(weights: Numbers) -> float:

@@ -1,5 +1,6 @@
 """What monitoring reads from a published model package."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -13,6 +14,7 @@ from kfloop.components.contracts.model_package import REFERENCE, ModelPackage, r
 from kfloop.components.monitoring.metrics import Estimate
 
 EVALUATION = "evaluation.json"
+DEFAULT_THRESHOLD = 0.5
 
 
 def local_path(uri: str, name: str) -> Path:
@@ -44,25 +46,38 @@ def read_reference(model_uri: str) -> pa.Table | None:
     return pq.read_table(path) if path.is_file() else None
 
 
-def read_release_metrics(model_uri: str) -> dict[str, Estimate]:
-    """Returns the metrics that the model was released with, or {} when there is no evaluation.
+@dataclass(frozen=True)
+class Release:
+    """The evaluation that a model was released with.
 
-    Metrics without a value are left out.
+    Attributes:
+        metrics: By name; empty when there is no evaluation.
+        threshold: Binary models: a probability of at least this counts as positive.
+    """
+
+    metrics: dict[str, Estimate]
+    threshold: float
+
+
+def read_release(model_uri: str) -> Release:
+    """Reads the evaluation in a published package; metrics without a value are left out.
 
     Raises:
-        InputError: If the evaluation is not `{"metrics": {name: {"value", "low", "high"}}}`.
+        InputError: If the evaluation does not hold `metrics` of `value`, `low` and `high`.
     """
     path = local_path(model_uri, "model_uri") / EVALUATION
     if not path.is_file():
-        return {}
+        return Release({}, DEFAULT_THRESHOLD)
     document: Any = read_json(path)
     try:
-        return {
+        metrics = {
             name: Estimate(float(entry["value"]), float(entry["low"]), float(entry["high"]))
             for name, entry in document["metrics"].items()
-            if entry["value"] is not None
+            if None not in (entry["value"], entry["low"], entry["high"])
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is not an evaluation with metrics of value, low and high: {error!r}."
         ) from error
+    threshold = document.get("threshold")
+    return Release(metrics, DEFAULT_THRESHOLD if threshold is None else float(threshold))

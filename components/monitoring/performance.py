@@ -35,7 +35,7 @@ from kfloop.components.monitoring.metrics import (
     multiclass_metrics,
     regression_metrics,
 )
-from kfloop.components.monitoring.package import read_package, read_release_metrics
+from kfloop.components.monitoring.package import read_package, read_release
 from kfloop.components.monitoring.window import (
     Numbers,
     Window,
@@ -51,7 +51,7 @@ GATE = "performance"
 MAXIMUM_ROWS = 100_000
 LIMITS = ("maximum_drop", "maximum_relative_drop", "minimum", "maximum")
 TASK_METRICS = {
-    "binary": ("auc", "log_loss", "brier", "accuracy", "calibration_error"),
+    "binary": ("auc", "log_loss", "brier", "accuracy", "ece"),
     "multiclass": ("accuracy", "macro_f1"),
     "regression": ("mae", "rmse"),
 }
@@ -120,19 +120,19 @@ def measure_performance(
     label = label or package.label
     limits = thresholds or DEFAULT_THRESHOLDS[package.task]
     _check_limits(limits, package.task)
-    release = read_release_metrics(model_uri)
+    release = read_release(model_uri)
     window = answered(_read(joined, label))
     own = of_version(window.rows, package.version)
     own = own.filter(_has_value(own, PREDICTION, package.task))
     labelled = own.filter(_has_value(own, label, package.task))
     estimates: dict[str, Estimate] = {}
-    expected = estimate(own, package.task)
+    expected = estimate(own, package.task, release.threshold)
     reasons = [_left_out(window, own, labelled, package)]
     if labelled.num_rows >= max(minimum_rows, 1):
         rows = sample(labelled, MAXIMUM_ROWS, seed)
-        metrics = _metrics(rows, label, package.task)
+        metrics = _metrics(rows, label, package.task, release.threshold)
         estimates = bootstrap(metrics, rows.num_rows, resamples, confidence, seed)
-        outcome, checks = _judge(estimates, release, limits)
+        outcome, checks = _judge(estimates, release.metrics, limits)
     else:
         outcome = NO_DATA
         why = f"{labelled.num_rows} labelled rows, at least {minimum_rows} are needed"
@@ -150,7 +150,7 @@ def measure_performance(
         "until": window.until,
     }
     write_decision(made, decision)
-    extra = performance_page.tables(estimates, release, expected, confidence)
+    extra = performance_page.tables(estimates, release.metrics, expected, confidence)
     if package.task == "binary" and estimates:
         extra += performance_page.reliability(
             numbers(labelled, label), numbers(labelled, PREDICTION)
@@ -160,7 +160,7 @@ def measure_performance(
     return report
 
 
-def estimate(rows: pa.Table, task: str) -> dict[str, float]:
+def estimate(rows: pa.Table, task: str, threshold: float) -> dict[str, float]:
     """Estimates the performance of a binary model without any label.
 
     Confidence-based performance estimation (CBPE; "Performance Estimation in Binary Classification
@@ -174,7 +174,7 @@ def estimate(rows: pa.Table, task: str) -> dict[str, float]:
     if task != "binary" or rows.num_rows == 0:
         return {}
     scores = numbers(rows, PREDICTION)
-    metrics = binary_metrics(scores, scores)
+    metrics = binary_metrics(scores, scores, threshold)
     ones = np.ones(len(scores))
     found = {name: metrics[name](ones) for name in ("auc", "log_loss", "brier", "accuracy")}
     return {name: value for name, value in found.items() if math.isfinite(value)}
@@ -186,6 +186,11 @@ def _check_limits(limits: dict[str, dict[str, float]], task: str) -> None:
             raise InputError(
                 f"Performance thresholds name {metric!r}, which a {task} model does not have; "
                 f"it has {', '.join(TASK_METRICS[task])}."
+            )
+        if not isinstance(of_metric, dict):
+            raise InputError(
+                f"The performance threshold of {metric} is {of_metric!r}; write it like "
+                '{"maximum_drop": 0.05}.'
             )
         for limit in of_metric:
             if limit not in LIMITS:
@@ -219,7 +224,7 @@ def _left_out(window: Window, own: pa.Table, labelled: pa.Table, package: ModelP
     return Reason("rows", "labelled", labelled.num_rows, None, True, why)
 
 
-def _metrics(rows: pa.Table, label: str, task: str) -> dict[str, Metric]:
+def _metrics(rows: pa.Table, label: str, task: str, threshold: float) -> dict[str, Metric]:
     if task == "multiclass":
         both = pa.chunked_array(texts(rows, label).chunks + texts(rows, PREDICTION).chunks)
         encoded = both.combine_chunks().dictionary_encode()
@@ -231,7 +236,7 @@ def _metrics(rows: pa.Table, label: str, task: str) -> dict[str, Metric]:
     if task == "regression":
         return regression_metrics(labels, predictions)
     _check_binary(labels, predictions, label)
-    return binary_metrics(labels, predictions)
+    return binary_metrics(labels, predictions, threshold)
 
 
 def _check_binary(labels: Numbers, predictions: Numbers, label: str) -> None:

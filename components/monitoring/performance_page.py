@@ -44,7 +44,7 @@ def reliability(labels: Numbers, scores: Numbers) -> str:
         Series("this window", pairs, marks=True),
     ]
     chart = line_chart(
-        "Reliability, ten bins of rows", "mean prediction", "positives", lines, whole, whole
+        "Reliability, ten bins of equal width", "mean prediction", "positives", lines, whole, whole
     )
     return f"<h2>Reliability</h2>{chart}"
 

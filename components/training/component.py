@@ -58,8 +58,9 @@ def train_model(
         reference_rows: Rows of training data kept in the package as the drift baseline.
     """
     from kfloop.components.training import train as core
+    from kfloop.components.training.columns import Roles
 
-    roles = core.Roles(label, timestamp, entities, features)
+    roles = Roles(label, timestamp, entities, features)
     settings = core.TrainSettings(
         name,
         task,

@@ -32,6 +32,8 @@ class Hyperparameters:
     patience: int = 3
 
 
+# Without effect when a module of the user's builds the network.
+BUILT_IN_NETWORK = ("hidden", "dropout", "l2", "embedding_size")
 _AT_LEAST = {
     "dropout": 0,
     "l2": 0,

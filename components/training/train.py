@@ -1,7 +1,6 @@
 """Trains a model on a dataset and writes its package."""
 
 import hashlib
-import html
 import os
 import time
 from collections.abc import Mapping
@@ -20,9 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from kfloop.components.contracts.charts import Series, line_chart
 from kfloop.components.contracts.dataset import describe, read_dataset
-from kfloop.components.contracts.decision import STYLE
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path, new_directory, write_text
 from kfloop.components.contracts.model_io import model_inputs
@@ -35,9 +32,14 @@ from kfloop.components.training.columns import (
     read_label,
     read_schema_hints,
 )
+from kfloop.components.training.curves import curves_page
 from kfloop.components.training.encoder import Arrays, Encoder, encode, fit_encoder
-from kfloop.components.training.fit import METRICS, Examples, FitResult, FitSettings, fit
-from kfloop.components.training.hyperparameters import Hyperparameters, parse_hyperparameters
+from kfloop.components.training.fit import Examples, FitResult, FitSettings, fit
+from kfloop.components.training.hyperparameters import (
+    BUILT_IN_NETWORK,
+    Hyperparameters,
+    parse_hyperparameters,
+)
 from kfloop.components.training.network import NetworkSchema, build_from_module, build_network
 from kfloop.components.training.package import write_package
 
@@ -150,7 +152,7 @@ def train(
     with new_directory(model) as directory:
         reference = _reference(table, features, roles, settings)
         write_package(directory, package, encoder, network, shift, scale, reference)
-    write_text(curves, _curves_page(package, result))
+    write_text(curves, curves_page(package, result))
     return package
 
 
@@ -277,24 +279,6 @@ def _describe(
 ) -> ModelPackage:
     data = describe(dataset, roles.timestamp)
     best = result.epochs[result.best]
-    hyperparameters = (
-        (dict(settings.hyperparameters) if settings.module_uri else {})
-        | asdict(own)
-        | {
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "learning_rate": settings.learning_rate,
-            "seed": settings.seed,
-            "validation_fraction": settings.validation_fraction,
-            "best_epoch": result.best + 1,
-        }
-    )
-    if settings.module_uri:
-        source = local_path(settings.module_uri, "module_uri").read_bytes()
-        hyperparameters |= {
-            "module_uri": settings.module_uri,
-            "module_sha256": hashlib.sha256(source).hexdigest(),
-        }
     return ModelPackage(
         name=settings.name,
         task=settings.task,
@@ -313,9 +297,27 @@ def _describe(
             for name, value in best.items()
             if name.startswith("val_")
         },
-        hyperparameters=hyperparameters,
+        hyperparameters=_recorded(settings, own, result),
         framework={"tensorflow": tf.__version__, "keras": keras.__version__},
     )
+
+
+def _recorded(settings: TrainSettings, own: Hyperparameters, result: FitResult) -> dict[str, Any]:
+    """Returns everything that shaped the weights, as JSON values."""
+    recorded = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(own).items()
+        if not (settings.module_uri and name in BUILT_IN_NETWORK)
+    }
+    for name in ("epochs", "batch_size", "learning_rate", "seed", "validation_fraction"):
+        recorded[name] = getattr(settings, name)
+    recorded["best_epoch"] = result.best + 1
+    if settings.module_uri:
+        source = local_path(settings.module_uri, "module_uri").read_bytes()
+        recorded |= dict(settings.hyperparameters)
+        recorded["module_uri"] = settings.module_uri
+        recorded["module_sha256"] = hashlib.sha256(source).hexdigest()
+    return recorded
 
 
 def _reference(
@@ -327,28 +329,6 @@ def _reference(
     index = generator.choice(table.num_rows, size, replace=False)
     kept = {feature.name for feature in features} | {roles.label, roles.timestamp, *roles.entities}
     return table.select([name for name in table.column_names if name in kept]).take(pa.array(index))
-
-
-def _curves_page(package: ModelPackage, result: FitResult) -> str:
-    charts = ""
-    for name, title in (("loss", "Loss"), (METRICS[package.task], METRICS[package.task])):
-        if name not in result.epochs[0]:
-            continue  # a model that came compiled has its own metrics
-        lines = [
-            Series(legend, [(i + 1, logs[key]) for i, logs in enumerate(result.epochs)], marks=True)
-            for legend, key in (("training", name), ("validation", f"val_{name}"))
-        ]
-        charts += line_chart(title, "epoch", name, lines)
-    kept = "".join(
-        f"<tr><td>{html.escape(name)}<td>{value:.4f}" for name, value in package.metrics.items()
-    )
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<title>{html.escape(package.name)}: training</title>{STYLE}
-<h1>{html.escape(package.name)}: training curves</h1>
-<p>{len(result.epochs)} epochs; the weights of epoch {result.best + 1} were kept, which has the
-lowest validation loss.</p>
-{charts}<table>{kept}</table></html>
-"""
 
 
 def model_metadata(package: ModelPackage) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_a_model_as_good_as_at_release_passes(tmp_path: Path, model: str) -> Non
     report = measure(tmp_path, model, people(4000, seed=1))
     assert report.decision.decision == "pass"
     assert report.metrics["auc_low"] < report.metrics["auc"] < report.metrics["auc_high"]
-    assert report.metrics["calibration_error"] < 0.03
+    assert report.metrics["ece"] < 0.03
 
 
 def test_a_model_that_became_worse_fails_and_says_by_how_much(tmp_path: Path, model: str) -> None:
@@ -145,7 +145,7 @@ def test_classes_are_measured(tmp_path: Path) -> None:
 def test_the_page_shows_metrics_and_reliability_offline(tmp_path: Path, model: str) -> None:
     measure(tmp_path, model, people(4000, seed=1))
     page = (tmp_path / "p.html").read_text()
-    assert "calibration_error" in page
+    assert "ece" in page
     assert "<svg" in page
     assert "http" not in page
 
@@ -156,6 +156,7 @@ def test_the_page_shows_metrics_and_reliability_offline(tmp_path: Path, model: s
         ({"label": "left"}, "Column 'left' is missing"),
         ({"thresholds": {"mae": {"maximum": 1.0}}}, "'mae', which a binary model does not have"),
         ({"thresholds": {"auc": {"max_drop": 1.0}}}, "'max_drop'; there are maximum_drop"),
+        ({"thresholds": {"auc": 0.7}}, "of auc is 0.7; write it like"),
         ({"label": "visits"}, "'visits' of a binary model holds"),
     ],
 )

@@ -129,7 +129,7 @@ def test_the_model_learns_and_the_package_says_everything(binary):
     assert package.training_window["since"] == "1970-01-01T00:00:00+00:00"
     assert len(package.dataset_fingerprint) == len(package.schema_fingerprint) == 64
     assert package.framework["tensorflow"] == tf.__version__
-    assert package.hyperparameters["hidden"] == (128, 64)
+    assert package.hyperparameters["hidden"] == [128, 64]
     assert package.hyperparameters["best_epoch"] >= 1
 
 
@@ -205,9 +205,9 @@ def test_reference_and_golden_hold_the_exported_models_predictions(binary):
 
 
 def test_same_seed_and_data_give_bit_identical_weights(workspace):
-    table = binary_table(rows=1200)
+    table = binary_table(rows=600)
     for name in ("first", "second"):
-        workspace.train(table, name, epochs=2)
+        workspace.train(table, name, epochs=1)
     variables = [
         tf.train.load_checkpoint(str(workspace.root / name / "1/variables/variables"))
         for name in ("first", "second")
@@ -215,7 +215,7 @@ def test_same_seed_and_data_give_bit_identical_weights(workspace):
     names = [
         name
         for name, shape in variables[0].get_variable_to_shape_map().items()
-        if shape and "OBJECT_GRAPH" not in name
+        if shape and name.startswith("variables/")  # Keras keeps a second list, in no order
     ]
     assert names
     for name in names:
@@ -347,6 +347,7 @@ def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 TABLE = binary_table(rows=200)
+TWO_ROWS = TABLE.take([TABLE["label"].index(value).as_py() for value in (True, False)])
 NULL_LABEL = TABLE.set_column(
     TABLE.column_names.index("label"), "label", pa.array([None, True, False, True] * 50)
 )
@@ -359,11 +360,11 @@ NULL_LABEL = TABLE.set_column(
         (NULL_LABEL, ROLES, {}, "null in 50 of 200 rows"),
         (constant(TABLE, 0.0), ROLES, {"task": "regression"}, "is 0.0 in all"),
         (TABLE, replace(ROLES, label="late"), {}, "label 'late' is not a column"),
-        (TABLE, replace(ROLES, features=["weight", "speed"]), {}, "feature 'speed' is not a column"),
+        (TABLE, replace(ROLES, features=["weight", "speed"]), {}, "'speed' is not a column"),
         (TABLE, replace(ROLES, features=["label"]), {}, "label 'label' is listed as a feature"),
         (TABLE, replace(ROLES, entities=["plane"]), {}, "entity 'plane' is not a column"),
         (TABLE, replace(ROLES, timestamp="when"), {}, "timestamp 'when' is not a column"),
-        (TABLE, replace(ROLES, timestamp="count"), {}, "timestamp 'count' holds int64"),
+        (TABLE.drop_columns("at"), replace(ROLES, timestamp="count"), {}, "'count' holds int64"),
         (TABLE.select(["at", "machine", "label"]), ROLES, {}, "No feature is left"),
         (TABLE, replace(ROLES, features=["at"]), {}, r"'at' \(timestamp\[us, tz=UTC\]\)"),
         (
@@ -372,11 +373,11 @@ NULL_LABEL = TABLE.set_column(
             {},
             r"'tags' \(list<.*string>\) cannot be a feature",
         ),
-        (with_column(TABLE, "wind speed", pa.array([1.0] * 200)), ROLES, {}, "'wind speed' cannot name"),
+        (with_column(TABLE, "a b", pa.array([1.0] * 200)), ROLES, {}, "'a b' cannot name an input"),
         (with_column(TABLE, "self", pa.array([1.0] * 200)), ROLES, {}, "'self' cannot name"),
         (with_column(TABLE, "Count", pa.array([1.0] * 200)), ROLES, {}, "differ only in case"),
         (TABLE.slice(0, 0), ROLES, {}, "has no rows"),
-        (TABLE.slice(0, 2), ROLES, {}, "cannot be split"),
+        (TWO_ROWS, ROLES, {}, "cannot be split"),
         (TABLE, replace(ROLES, label="weight"), {}, "null in"),
         (TABLE, replace(ROLES, label="count"), {}, "must be a boolean or 0 and 1"),
         (TABLE, replace(ROLES, label="colour"), {"task": "regression"}, "must be a number"),

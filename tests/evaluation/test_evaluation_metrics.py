@@ -1,0 +1,202 @@
+"""The metrics against their definitions, and the intervals."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kfloop.components.evaluation.bootstrap import estimate
+from kfloop.components.evaluation.curves import MAXIMUM_POINTS, binary_curves
+from kfloop.components.evaluation.metrics import (
+    best_f1_threshold,
+    binary_measure,
+    multiclass_measure,
+    regression_measure,
+)
+
+# Few distinct scores, so that ties are common.
+SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5000001, 0.7, 0.9, 1.0])
+ROWS = st.lists(st.tuples(st.booleans(), SCORES), min_size=1, max_size=40)
+
+
+def values(measure, rows, weights=None):
+    weights = np.ones((1, rows)) if weights is None else weights
+    return {name: value[0] for name, value in measure(weights).items()}
+
+
+def brute_auc(labels, scores):
+    positives, negatives = scores[labels == 1], scores[labels == 0]
+    if not len(positives) or not len(negatives):
+        return np.nan
+    difference = positives[:, None] - negatives[None, :]
+    return ((difference > 0) + 0.5 * (difference == 0)).mean()
+
+
+def brute_average_precision(labels, scores):
+    total, found_before, area = labels.sum(), 0.0, 0.0
+    if not total:
+        return np.nan
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        called = scores >= threshold
+        found = labels[called].sum()
+        area += (found - found_before) / total * (found / called.sum())
+        found_before = found
+    return area
+
+
+@settings(max_examples=300, deadline=None)
+@given(ROWS, st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+def test_binary_metrics_equal_their_definitions(rows, threshold):
+    labels = np.array([float(label) for label, _ in rows])
+    scores = np.array([score for _, score in rows])
+    found = values(binary_measure(labels, scores, threshold), len(rows))
+    called = scores >= threshold
+    hits = (called & (labels == 1)).sum()
+    clipped = np.clip(scores, 1e-7, 1 - 1e-7)
+    bins = np.minimum(np.floor(scores * 10 + 1e-12), 9)
+    expected = {
+        "auc": brute_auc(labels, scores),
+        "pr_auc": brute_average_precision(labels, scores),
+        "log_loss": -np.mean(np.where(labels == 1, np.log(clipped), np.log1p(-clipped))),
+        "brier": np.mean((scores - labels) ** 2),
+        "accuracy": np.mean(called == (labels == 1)),
+        "precision": hits / called.sum() if called.any() else np.nan,
+        "recall": hits / labels.sum() if labels.any() else np.nan,
+        "f1": 2 * hits / (called.sum() + labels.sum()) if called.any() or labels.any() else np.nan,
+        "ece": sum(abs((labels - scores)[bins == k].sum()) for k in range(10)) / len(rows),
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS, st.integers(0, 1000))
+def test_weighing_rows_is_repeating_them(rows, seed):
+    """The measure takes its weights in the order of the scores, so the rows are sorted first."""
+    rows = sorted(rows, key=lambda row: row[1])
+    labels = np.array([float(label) for label, _ in rows])
+    scores = np.array([score for _, score in rows])
+    counts = np.random.default_rng(seed).integers(0, 4, len(rows))
+    counts[0] = 1
+    weighed = values(binary_measure(labels, scores, 0.5), len(rows), counts[None, :].astype(float))
+    repeated = values(
+        binary_measure(np.repeat(labels, counts), np.repeat(scores, counts), 0.5), counts.sum()
+    )
+    for name, value in repeated.items():
+        assert weighed[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5), st.integers(1, 40))
+def test_multiclass_metrics_equal_their_definitions(seed, classes, rows):
+    random = np.random.default_rng(seed)
+    positions = random.integers(0, classes, rows)
+    probabilities = np.round(random.dirichlet(np.ones(classes), rows), 1)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    found = values(multiclass_measure(positions, probabilities), rows)
+    predicted = probabilities.argmax(axis=1)
+    own = np.clip(probabilities[np.arange(rows), positions], 1e-7, 1)
+    f1 = []
+    for k in set(positions) | set(predicted):
+        true, called = positions == k, predicted == k
+        f1.append(2 * (true & called).sum() / (true.sum() + called.sum()))
+    aucs = [brute_auc((positions == k).astype(float), probabilities[:, k]) for k in range(classes)]
+    known = [auc for auc in aucs if not np.isnan(auc)]
+    assert found["accuracy"] == pytest.approx((predicted == positions).mean())
+    assert found["log_loss"] == pytest.approx(-np.log(own).mean())
+    assert found["macro_f1"] == pytest.approx(np.mean(f1))
+    assert found["macro_auc"] == pytest.approx(np.mean(known) if known else np.nan, nan_ok=True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=2, max_size=40))
+def test_regression_metrics_equal_their_definitions(rows):
+    labels, predicted = np.array(rows).T
+    found = values(regression_measure(labels, predicted), len(rows))
+    error = predicted - labels
+    assert found["mae"] == pytest.approx(np.abs(error).mean())
+    assert found["rmse"] == pytest.approx(np.sqrt((error**2).mean()))
+    assert found["mean_error"] == pytest.approx(error.mean(), abs=1e-6)
+    if np.ptp(labels) > 1e-3:
+        expected = 1 - (error**2).sum() / ((labels - labels.mean()) ** 2).sum()
+        assert found["r2"] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    if np.ptp(labels) == 0:
+        assert np.isnan(found["r2"])
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    """AUC of two unit normals one apart is Phi(1/sqrt 2) = 0.7602."""
+    covered = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        labels = (random.random(400) < 0.4).astype(float)
+        scores = 1 / (1 + np.exp(-(random.normal(size=400) + labels)))
+        found = estimate(binary_measure(labels, scores, 0.5), 400, 200, seed)["auc"]
+        covered += found.low <= 0.76025 <= found.high
+    # 95 of 100 expected; fewer than 88 has a chance below 0.3 %.
+    assert covered >= 88
+
+
+def test_the_same_seed_gives_the_same_interval():
+    random = np.random.default_rng(0)
+    measure = regression_measure(random.normal(size=500), random.normal(size=500))
+    assert estimate(measure, 500, 50, 3) == estimate(measure, 500, 50, 3)
+    assert estimate(measure, 500, 50, 3) != estimate(measure, 500, 50, 4)
+
+
+def test_an_undefined_metric_has_no_value_and_no_interval():
+    found = estimate(binary_measure(np.ones(10), np.linspace(0, 1, 10), 0.5), 10, 20, 0)
+    assert found["auc"].value is found["auc"].low is found["auc"].high is None
+    assert found["accuracy"].value == 0.5
+
+
+def test_without_resamples_there_is_a_value_and_no_interval():
+    found = estimate(regression_measure(np.arange(5.0), np.zeros(5)), 5, 0, 0)["mae"]
+    assert (found.value, found.low, found.high) == (2.0, None, None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS.filter(lambda rows: any(label for label, _ in rows)))
+def test_the_best_f1_threshold_beats_every_other(rows):
+    labels = np.array([float(label) for label, _ in rows])
+    scores = np.array([score for _, score in rows])
+
+    def f1(threshold):
+        return values(binary_measure(labels, scores, threshold), len(rows))["f1"]
+
+    best = f1(best_f1_threshold(labels, scores))
+    assert best == pytest.approx(max(f1(threshold) for threshold in scores))
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS)
+def test_the_roc_curve_encloses_the_auc(rows):
+    labels = np.array([float(label) for label, _ in rows])
+    scores = np.array([score for _, score in rows])
+    curves = binary_curves(labels, scores)
+    if labels.min() == labels.max():
+        assert curves.threshold == []
+        return
+    area = np.trapezoid(curves.true_positive_rate, curves.false_positive_rate)
+    assert area == pytest.approx(brute_auc(labels, scores))
+    assert (curves.false_positive_rate[-1], curves.true_positive_rate[-1]) == (1.0, 1.0)
+
+
+def test_long_curves_are_thinned():
+    random = np.random.default_rng(0)
+    curves = binary_curves((random.random(5000) < 0.5).astype(float), random.random(5000))
+    assert len(curves.threshold) == MAXIMUM_POINTS
+    assert (curves.false_positive_rate[-1], curves.true_positive_rate[-1]) == (1.0, 1.0)
+
+
+def test_intervals_of_many_rows_are_quick():
+    """100,000 rows and 200 resamples; far from the measured time, to hold on a busy machine."""
+    random = np.random.default_rng(0)
+    labels = (random.random(100_000) < 0.3).astype(float)
+    measure = binary_measure(labels, random.random(100_000), 0.5)
+    started = time.monotonic()
+    estimate(measure, 100_000, 200, 0)
+    assert time.monotonic() - started < 15
