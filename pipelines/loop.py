@@ -298,11 +298,11 @@ class Loop(_Section):
         return [c for c in (*self.examples.entities, self.examples.timestamp) if c]
 
 
-class _Loader(yaml.SafeLoader):
+class DatesAsText(yaml.SafeLoader):
     """YAML with dates left as text, so that they mean the same everywhere."""
 
 
-_Loader.yaml_implicit_resolvers = {
+DatesAsText.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -321,8 +321,8 @@ def load_loop(path: str | Path) -> tuple[Loop, Path]:
     if not file.is_file():
         raise InputError(f"There is no loop file {file}; give its path with --config.")
     try:
-        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)
-        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=DatesAsText)
+        document = yaml.load(file.read_text(encoding="utf-8"), Loader=DatesAsText)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
@@ -344,7 +344,10 @@ def load_loop(path: str | Path) -> tuple[Loop, Path]:
 
 
 def _collect_lines(
-    node: yaml.Node, place: tuple[Hashable, ...], lines: dict[tuple[Hashable, ...], int], file: Path
+    node: yaml.Node | None,
+    place: tuple[Hashable, ...],
+    lines: dict[tuple[Hashable, ...], int],
+    file: Path,
 ) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

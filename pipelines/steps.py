@@ -220,6 +220,7 @@ def roll_out(
                     model_uri=published.outputs["Output"],
                     evaluation=evaluation,
                     registry_uri=registry,
+                    run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
                     alias="champion",
                 )
             ).after(promoted)
@@ -237,6 +238,7 @@ def roll_out(
                     model_uri=published.outputs["Output"],
                     evaluation=evaluation,
                     registry_uri=registry,
+                    run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
                 )
             )
     with dsl.Else(name="first-version"):
@@ -245,6 +247,7 @@ def roll_out(
                 model_uri=published.outputs["Output"],
                 evaluation=evaluation,
                 registry_uri=registry,
+                run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
                 alias="champion",
             )
         )

@@ -16,12 +16,14 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._lock = threading.Lock()
+        self._last_line: dict[str, str] = {}
 
     def started(self, task: TaskRecord) -> None:
         """Says nothing yet: a cached task is over at once."""
 
     def printed(self, task: TaskRecord, line: str) -> None:
         """Prints one line of a task's output."""
+        self._last_line[task.task] = line
         self._print(f"  [dim]{escape(_short(task.task)):>24} │ {escape(line)}[/dim]")
 
     def ended(self, task: TaskRecord) -> None:
@@ -34,8 +36,9 @@ class Progress:
         self._print(f"{mark} {escape(_short(task.task)):<28} {took:>9}{told}")
         for artifacts in task.outputs.values():
             for artifact in artifacts:
-                if "decision" in artifact["metadata"] and "summary" in artifact["metadata"]:
-                    self._print(f"    [bold]{escape(str(artifact['metadata']['summary']))}[/bold]")
+                summary = str(artifact["metadata"].get("summary", ""))
+                if summary and summary != self._last_line.get(task.task):
+                    self._print(f"    [bold]{escape(summary)}[/bold]")
 
     def _print(self, text: str) -> None:
         with self._lock:

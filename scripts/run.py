@@ -17,7 +17,7 @@ from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_argument
 from kfloop.pipelines.local.record import RunRecord
 from kfloop.pipelines.local.report import write_report
 from kfloop.pipelines.local.runner import ImageEnvironment, PipelineFailed, run_pipeline
-from kfloop.pipelines.loop import Loop, load_loop
+from kfloop.pipelines.loop import DatesAsText, Loop, load_loop
 from kfloop.scripts.options import config_option, state_option
 from kfloop.scripts.progress import Progress
 
@@ -72,7 +72,7 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         if not equals:
             raise InputError(f"--set takes NAME=VALUE, not {setting!r}.")
         try:
-            parsed[name] = yaml.safe_load(value) if value else ""
+            parsed[name] = yaml.load(value, DatesAsText) if value else ""
         except yaml.YAMLError as error:
             raise InputError(f"The value of --set {name} is not YAML: {value!r}.") from error
     return parsed

@@ -18,6 +18,8 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import read_json, write_json, write_text
 
 PASS, FAIL, NO_BASELINE, NO_DATA = "pass", "fail", "no_baseline", "no_data"
+# A summary is one sentence; the page has every reason.
+TOLD_REASONS = 3
 OUTCOMES = (PASS, FAIL, NO_BASELINE, NO_DATA)
 
 
@@ -70,11 +72,14 @@ class Decision:
 
     @property
     def summary(self) -> str:
-        """One sentence: the outcome and the reasons that led to it."""
+        """One sentence: the outcome and the first reasons that led to it."""
         failed = [reason.why for reason in self.reasons if not reason.passed]
-        told = failed or [reason.why for reason in self.reasons][:3]
+        reasons = failed or [reason.why for reason in self.reasons]
+        told = "; ".join(reasons[:TOLD_REASONS])
+        if failed and len(failed) > TOLD_REASONS:
+            told += f"; {len(failed) - TOLD_REASONS} more"
         outcome = f"{self.decision} → {self.action}" if self.action else self.decision
-        text = f"{self.gate}: {outcome}" + (f" ({'; '.join(told)})" if told else "")
+        text = f"{self.gate}: {outcome}" + (f" ({told})" if told else "")
         return f"{text}; forced: {self.forced}" if self.forced else text
 
 

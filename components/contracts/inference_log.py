@@ -38,6 +38,8 @@ COLUMNS = (REQUEST_ID, ROW, EVENT_TIME, RECEIVED_AT, PREDICTOR, STATUS, LATENCY_
 RESERVED = frozenset({*COLUMNS, PREDICTION, MODEL_VERSION, "date"})
 
 NO_VERSION = "none"
+# How the ids begin of requests that a canary analysis sent again: copies, not traffic.
+REPLAYED_PREFIX = "replay-"
 
 
 def version_label(version: str) -> str:

@@ -8,6 +8,7 @@ Layout::
       reference/
         reference.parquet       bounded sample of the training features, with `prediction`
         golden.parquet          a few rows with their expected `prediction`: the smoke test
+      request.json            a V1 request that works; written when the model is published
 
 The SavedModel's signature `serving_default` takes one 1-D tensor per feature, named after it
 (float32 for `float`, `int` and `bool`, string for `string`; NaN and "" are missing values), and
@@ -28,6 +29,7 @@ FEATURE_TYPES = ("float", "int", "bool", "string")
 SAVED_MODEL = "1"
 REFERENCE = "reference/reference.parquet"
 GOLDEN = "reference/golden.parquet"
+REQUEST = "reference/request.json"
 PREDICTION = "prediction"
 OUTPUTS = {"binary": "probability", "multiclass": "probabilities", "regression": "value"}
 

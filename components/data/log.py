@@ -7,7 +7,13 @@ from typing import Any
 from kfloop.components.contracts.dataset import parse_time, write_dataset
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path
-from kfloop.components.contracts.inference_log import EVENT_TIME, MODEL_VERSION, log_files
+from kfloop.components.contracts.inference_log import (
+    EVENT_TIME,
+    MODEL_VERSION,
+    REPLAYED_PREFIX,
+    REQUEST_ID,
+    log_files,
+)
 from kfloop.components.data import duck
 
 
@@ -20,6 +26,8 @@ def collect(
     timestamp: str = "",
 ) -> dict[str, Any]:
     """Writes the requests of a window, in the order of their event time.
+
+    What a canary analysis sent again is left out: it is a copy of requests, not traffic.
 
     Args:
         log_uri: The inference log.
@@ -59,8 +67,9 @@ def collect(
             alias = ""
         selected = (
             rows.filter(duck.window(EVENT_TIME, since, until))
+            .filter(f"NOT starts_with({REQUEST_ID}, {duck.literal(REPLAYED_PREFIX)})")
             .project(kept + alias)
-            .order(f"{EVENT_TIME}, request_id, row")
+            .order(f"{EVENT_TIME}, {REQUEST_ID}, row")
         )
         metadata = write_dataset(duck.reader(selected), path, EVENT_TIME)
     if not metadata["rows"]:

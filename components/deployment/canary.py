@@ -26,6 +26,7 @@ from kfloop.components.contracts.decision import (
 from kfloop.components.contracts.deployment_record import Target
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_text
+from kfloop.components.contracts.inference_log import REPLAYED_PREFIX
 from kfloop.components.contracts.model_package import REFERENCE, ModelPackage
 from kfloop.components.deployment.backend import connect, require_service
 from kfloop.components.deployment.canary_checks import (
@@ -57,7 +58,6 @@ POLL_SECONDS = 1.0
 PROGRESS_SECONDS = 5.0
 AGREEMENT_ROWS = 200
 AGREEMENT_BATCH = 50
-REPLAY_PREFIX = "replay"
 REPLAY_ROWS = 2000
 REPLAY_REQUESTS_PER_SECOND = 300.0
 REPLAY_SECONDS = 120.0
@@ -205,7 +205,7 @@ def _replay(
         ([row] for row in itertools.cycle(rows)),
         url,
         service,
-        REPLAY_PREFIX,
+        REPLAYED_PREFIX,
         REPLAY_REQUESTS_PER_SECOND,
         enough,
     )

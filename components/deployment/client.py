@@ -1,6 +1,7 @@
 """Requests to a served model, on V1 and V2 of the inference protocol."""
 
 import json
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -10,6 +11,9 @@ import httpx
 from kfloop.components.contracts.model_package import ModelPackage
 from kfloop.components.deployment.packages import Instance
 from kfloop.serving.payloads import response_error, response_predictions
+
+# It tells every request, and a KFP component shows what is told.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 VERSION_HEADER = "x-model-version"
 REQUEST_ID_HEADER = "x-request-id"

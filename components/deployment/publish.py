@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.files import write_json
 from kfloop.components.contracts.model_package import (
     GOLDEN,
     REFERENCE,
+    REQUEST,
     SAVED_MODEL,
     read_model_json,
     write_model_json,
 )
-from kfloop.components.deployment.packages import local_path
+from kfloop.components.deployment.packages import local_path, package_rows
+from kfloop.components.deployment.smoke_test import request_columns
 
 EVALUATION = "evaluation.json"
 SCRATCH_PREFIX = ".publishing-"
@@ -55,6 +58,8 @@ def publish_model(model: str | Path, evaluation: str | Path, model_repository: s
     try:
         shutil.copytree(source, copy, dirs_exist_ok=True)
         shutil.copyfile(evaluation, copy / EVALUATION)
+        instances, _ = package_rows(str(copy), GOLDEN, request_columns(package), 1)
+        write_json(copy / REQUEST, {"instances": instances})
         copy.chmod(0o755)
         while True:
             version = str(max(published_versions(shelf), default=0) + 1)

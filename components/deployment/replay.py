@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kfloop.components.contracts.dataset import dataset_files, require_columns
+from kfloop.components.contracts.dataset import dataset_files, require_columns, row_count
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.deployment.backend import connect, require_service
 from kfloop.components.deployment.client import NO_ANSWER, ServiceClient
@@ -65,14 +66,14 @@ def replay_requests(
     seconds: float = 0.0,
     namespace: str = "",
 ) -> Replayed:
-    """Sends a dataset's rows to a service's public address, in order.
+    """Sends a dataset's rows to a service's public address, in order, and waits for its log.
 
     Of each row only what the live model knows is sent: features, entity keys and timestamp.
 
     Args:
         requests: Directory of a dataset.
         service: Name of the service.
-        limit: Largest number of rows; 0 sends all.
+        limit: Largest number of rows, spread evenly over the dataset; 0 sends all.
         batch_size: Rows in one request.
         requests_per_second: Highest rate; 0 sends as fast as it is answered.
         seconds: Longest time to go on; 0 for no end.
@@ -95,8 +96,15 @@ def replay_requests(
     batches = _batches(requests, request_columns(package), limit, batch_size)
     deadline = time.monotonic() + seconds if seconds else float("inf")
     replayed = send(
-        batches, url, service, "request", requests_per_second, lambda _: time.monotonic() > deadline
+        batches,
+        url,
+        service,
+        "request-",
+        requests_per_second,
+        lambda _: time.monotonic() > deadline,
     )
+    # Who reads the log next must find these requests in it.
+    backend.flush_log(service)
     print(f"{service}: {replayed}", flush=True)
     failed = replayed.failed.total()
     if replayed.requests and failed > replayed.requests / 2:
@@ -121,7 +129,7 @@ def send(
         batches: Instances of each request.
         url: Address to send them to.
         service: Name of the service, which is the model's name on the path.
-        id_prefix: First part of the request ids, before a hyphen.
+        id_prefix: How the request ids begin.
         requests_per_second: Highest rate; 0 for none.
         enough: Asked before each request; True ends the replay.
     """
@@ -133,7 +141,7 @@ def send(
                 break
             if requests_per_second:
                 time.sleep(max(0.0, started + number / requests_per_second - time.monotonic()))
-            answer = client.predict(instances, f"{id_prefix}-{run}-{number}")
+            answer = client.predict(instances, f"{id_prefix}{run}-{number}")
             replayed.requests += 1
             if answer.ok:
                 replayed.sent += len(instances)
@@ -150,15 +158,26 @@ def send(
 def _batches(
     dataset: str | Path, columns: list[str], limit: int, batch_size: int
 ) -> Iterator[list[Instance]]:
-    left = limit or sys.maxsize
+    rows = row_count(dataset)
+    wanted = min(limit or rows, rows)
+    chosen = (number * rows // wanted for number in range(wanted))
+    waiting: list[Instance] = []
+    start, row = 0, next(chosen, None)
     for file in dataset_files(dataset):
         reader = pq.ParquetFile(file)
         present = [column for column in columns if column in reader.schema_arrow.names]
-        for batch in reader.iter_batches(batch_size, columns=present):
-            if left <= 0:
-                return
-            yield instances_of(batch.slice(0, left), columns)
-            left -= batch.num_rows
+        for batch in reader.iter_batches(columns=present):
+            here = []
+            while row is not None and row < start + batch.num_rows:
+                here.append(row - start)
+                row = next(chosen, None)
+            waiting += instances_of(batch.take(pa.array(here, pa.int64())), columns)
+            while len(waiting) >= batch_size:
+                yield waiting[:batch_size]
+                waiting = waiting[batch_size:]
+            start += batch.num_rows
+    if waiting:
+        yield waiting
 
 
 def main() -> None:

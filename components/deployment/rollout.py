@@ -5,6 +5,7 @@ version. What a step needs to know is in the manifest and its deployment record,
 killed is completed by running it again.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -165,7 +166,8 @@ def roll_back_model(
 ) -> str:
     """Takes the candidate away or, when there is none, restores the version before the live one.
 
-    Running it twice does not roll back twice: what was rolled back stays so.
+    A first version, named by `model_uri`, has nothing before it: its service is removed. Running
+    this twice does not roll back twice: what was rolled back stays so.
 
     Args:
         service: Name of the service.
@@ -177,7 +179,7 @@ def roll_back_model(
         timeout_seconds: Longest wait until the good version alone answers.
 
     Returns:
-        URI of the model that is live now.
+        URI of the model that is live now; empty when the service was removed.
 
     Raises:
         InputError: If there is nothing to roll back to, or it does not come up.
@@ -186,6 +188,11 @@ def roll_back_model(
     manifest = require_service(backend, service)
     before = record_of(manifest)
     unwanted = str(local_path(model_uri, "model_uri")) if model_uri else ""
+    if unwanted in _uris(before.stable) and not (before.candidate or before.previous):
+        backend.delete(service)
+        write_record(replace(before, state=ROLLED_BACK, reason=reason, changed_at=_now()), record)
+        print(f"{service}: removed, nothing served before {unwanted}.", flush=True)
+        return ""
     if unwanted and unwanted not in _uris(before.candidate, before.stable):
         done = f"{unwanted} does not serve"
     elif not unwanted and before.candidate is None and before.state == ROLLED_BACK:

@@ -88,7 +88,10 @@ def _wrong_answer(url: str, service: str, target: Target) -> str:
     columns = read_package(target.storage_uri).feature_names
     rows, _ = package_rows(target.storage_uri, GOLDEN, columns, limit=1)
     with ServiceClient(url, service) as client:
-        answer = client.predict(rows, request_id=f"probe-{uuid.uuid4().hex}")
+        # A row of missing values will do where the package has no golden row.
+        answer = client.predict(
+            rows or [dict.fromkeys(columns)], request_id=f"probe-{uuid.uuid4().hex}"
+        )
     if not answer.ok:
         return f"{url} answers {answer.status} {answer.error}".strip()
     if answer.model_version != target.version:
@@ -112,6 +115,7 @@ def _poll(
         status = backend.status(service)
         if not status.running:
             missing = "the service does not run"
+            backend.ensure_running(service)
         elif status.generation < generation:
             missing = f"it still works on generation {status.generation}, not {generation}"
         else:

@@ -24,7 +24,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.features.repository import source_path
+from kfloop.components.features.repository import local_source
 
 STORE: Final = "kfloop.components.features.as_of.AsOfOfflineStore"
 EVENT_TIMESTAMP = "event_timestamp"
@@ -64,11 +64,11 @@ class AsOfOfflineStore(DuckDBOfflineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
-        **kwargs: Any,
+        filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
         """Returns a job with the features of `entity_df`; see Feast's `OfflineStore`."""
-        if kwargs:
-            raise NotImplementedError(f"{', '.join(kwargs)} is not supported by {STORE}.")
+        if full_feature_names or filter_by_created_timestamp:
+            raise NotImplementedError(f"{STORE} gives plain names and counts every value.")
         examples = pa.Table.from_pandas(entity_df, preserve_index=False)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         metadata = RetrievalMetadata(features=feature_refs, keys=examples.column_names)
@@ -146,7 +146,7 @@ def join(
         columns = [f"examples.{_quote(name)}" for name in examples.column_names]
         joins = ""
         for number, view in enumerate(views):
-            features = wanted.get(view.projection.name_to_use(), [])
+            features = wanted.get(view.projection.name_alias or view.projection.name, [])
             keys = _keys(view)
             history = f"history_{number}"
             _load(connection, view, features, list(keys), history, repo)
@@ -198,13 +198,13 @@ def _load(
     repo: str,
 ) -> None:
     """Creates the table `history`: one row per key and time."""
-    source = view.batch_source
-    path = source_path(view, repo)
-    if path is None or not path.exists():
+    found = local_source(view, repo)
+    if found is None or not found[1].exists():
         raise InputError(
-            f"The feature view {view.name!r} reads {getattr(source, 'path', source.name)}, which "
-            "is no local Parquet file; put it into the repository as a feature table."
+            f"The source of the feature view {view.name!r} is no local Parquet file; "
+            "put it into the repository as a feature table."
         )
+    source, path = found
     files = f"{path}/**/*.parquet" if path.is_dir() else str(path)
     original = {new: old for old, new in source.field_mapping.items()}
     selected = [

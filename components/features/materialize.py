@@ -13,7 +13,7 @@ from feast import FeatureStore
 from kfloop.components.contracts.dataset import parse_time
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import new_directory
-from kfloop.components.features.repository import at_home, is_repo, open_store, source_path
+from kfloop.components.features.repository import at_home, is_repo, local_source, open_store
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -37,7 +37,7 @@ def materialize(
     Raises:
         InputError: If it is no feature repository, or the window is empty.
     """
-    with new_directory(path) as repo:
+    with new_directory(Path(path).absolute()) as repo:
         shutil.copytree(feature_repo, repo, dirs_exist_ok=True)
         if not is_repo(repo):
             print("No feature repository: nothing to materialize.", flush=True)
@@ -62,10 +62,11 @@ def _newest(store: FeatureStore, repo: Path) -> datetime:
     """Returns the newest time of any local source; now, when there is none."""
     newest = []
     for view in store.list_feature_views():
-        file = source_path(view, repo)
-        if file is None:
+        found = local_source(view, repo)
+        if found is None:
             continue
-        name = view.batch_source.timestamp_field
+        source, file = found
+        name = source.timestamp_field
         column = ds.dataset(file, format="parquet").to_table(columns=[name])[name]
         moment = pc.max(column.cast(pa.timestamp("us", tz="UTC"), safe=False)).as_py()
         newest += [moment] if moment else []

@@ -211,31 +211,32 @@ def _require_columns(contents: RepoContents, repo: Path) -> None:
     tables = sorted(entry.name for entry in (repo / "data").iterdir())
     keys = {entity.name: entity.join_key for entity in contents.entities}
     for view in contents.feature_views:
-        file = source_path(view, repo)
-        if file is None:
+        found = local_source(view, repo)
+        if found is None:
             continue
+        source, file = found
         if not file.exists():
             raise InputError(
-                f"The feature view {view.name!r} reads {view.batch_source.path}, which is not "
+                f"The feature view {view.name!r} reads {source.path}, which is not "
                 f"there; the feature tables are {', '.join(tables) or 'none'}."
             )
         schema = ds.dataset(file, format="parquet").schema
-        renamed = {new: old for old, new in view.batch_source.field_mapping.items()}
+        renamed = {new: old for old, new in source.field_mapping.items()}
         named = {*(field.name for field in view.schema), *(keys[name] for name in view.entities)}
         needed = {renamed.get(name, name) for name in named - {DUMMY_ENTITY_ID}}
-        needed.add(view.batch_source.timestamp_field)
+        needed.add(source.timestamp_field)
         missing = sorted(needed - set(schema.names) - {""})
         if missing:
             raise InputError(
                 f"The feature view {view.name!r} needs the column {', '.join(missing)}, which "
-                f"{view.batch_source.path} lacks; it has {', '.join(schema.names)}."
+                f"{source.path} lacks; it has {', '.join(schema.names)}."
             )
 
 
-def source_path(view: FeatureView, repo: str | Path) -> Path | None:
-    """Returns where a view's Parquet files are, or None when its source is no local file."""
+def local_source(view: FeatureView, repo: str | Path) -> tuple[FileSource, Path] | None:
+    """Returns a view's source and where its files are, or None when it is no local file."""
     source = view.batch_source
     if not isinstance(source, FileSource):
         return None
     uri = FileSource.get_uri_for_file_path(repo, source.path)
-    return None if "://" in uri else Path(uri)
+    return None if "://" in uri else (source, Path(uri))

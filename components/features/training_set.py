@@ -13,13 +13,14 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.features.as_of import EVENT_TIMESTAMP, ROW, use_as_of_join
 from kfloop.components.features.repository import DEFINITION_ERRORS, at_home, is_repo, open_store
 
-# pandas has no missing integer or truth value of its own.
+# pandas has no missing integer or truth value of its own, and forgets what a column of None held.
 NULLABLE = {
     pa.int8(): pd.Int8Dtype(),
     pa.int16(): pd.Int16Dtype(),
     pa.int32(): pd.Int32Dtype(),
     pa.int64(): pd.Int64Dtype(),
     pa.bool_(): pd.BooleanDtype(),
+    pa.string(): pd.StringDtype(),
 }
 
 
@@ -60,6 +61,7 @@ def retrieve(
         )
     require_columns(examples, [timestamp])
     _require_timestamps(rows[timestamp], timestamp)
+    feature_repo = Path(feature_repo).absolute()
     with at_home(feature_repo):
         store = open_store(feature_repo)
         use_as_of_join(store)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ from kfloop.components.contracts.inference_log import EVENT_TIME, MODEL_VERSION,
 
 FIRST_FAILED_STATUS = 400
 
-Numbers = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.int64]
-Values = npt.NDArray[Any]
+Numbers: TypeAlias = npt.NDArray[np.float64]
+Codes: TypeAlias = npt.NDArray[np.int64]
+Values: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

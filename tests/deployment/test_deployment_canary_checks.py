@@ -30,9 +30,7 @@ def evidence(
 
 def failed(live: Evidence, candidate: Evidence, task: str = "binary") -> list[str]:
     return [
-        reason.check
-        for reason in check_traffic(live, candidate, task, LIMITS)
-        if not reason.passed
+        reason.check for reason in check_traffic(live, candidate, task, LIMITS) if not reason.passed
     ]
 
 

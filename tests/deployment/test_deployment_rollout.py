@@ -54,6 +54,15 @@ class Bench:
         (package / "1" / "saved_model.pb").write_bytes(b"not a model")
         return publish_model(package, self.evaluation, str(self.work / "repository"))
 
+    def publish_unservable(self) -> str:
+        """A package that the service refuses at once: TensorFlow is not even imported."""
+        package = self.work / "unservable"
+        shutil.copytree(self.packages / "good", package, dirs_exist_ok=True)
+        document = json.loads((package / "model.json").read_text())
+        document["entities"] = ["status"]
+        (package / "model.json").write_text(json.dumps(document))
+        return publish_model(package, self.evaluation, str(self.work / "repository"))
+
     def deploy(self, model_uri: str, service: str = SERVICE, percent: int = 50) -> str:
         return deploy_model(model_uri, service, self.record_file, percent)
 
@@ -220,17 +229,17 @@ def test_a_candidate_that_cannot_load_is_taken_away_and_the_live_version_goes_on
 
 def test_a_first_version_that_cannot_load_leaves_no_service(bench: Bench) -> None:
     with pytest.raises(InputError, match="could not be deployed as the first version of 'other'"):
-        bench.deploy(bench.publish_damaged(), service="other")
+        bench.deploy(bench.publish_unservable(), service="other")
     with pytest.raises(InputError, match=r"no service 'other' .*\(there is: tiny\)"):
         describe_service("other")
 
 
 def test_a_first_version_that_never_worked_is_no_obstacle(bench: Bench) -> None:
     # As a deployment that was killed while its model failed to load would leave it.
-    damaged = bench.publish_damaged()
+    unservable = bench.publish_unservable()
     run_and_kill(
         "from kfloop.components.deployment.rollout import deploy_model\n"
-        f"deploy_model({damaged!r}, 'fresh', {str(bench.record_file)!r})",
+        f"deploy_model({unservable!r}, 'fresh', {str(bench.record_file)!r})",
         lambda: (bench.state / "services" / "fresh" / "manifest.json").exists(),
     )
     assert bench.deploy(bench.good, service="fresh") == "live"
@@ -341,8 +350,3 @@ def run_and_kill(code: str, reached: Callable[[], bool]) -> None:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-
-
-def test_the_decision_of_an_analysis_is_a_decision_file(bench: Bench) -> None:
-    document = json.loads((bench.work / "decision.json").read_text())
-    assert document["gate"] == "canary"

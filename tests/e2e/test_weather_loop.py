@@ -76,9 +76,7 @@ def test_the_log_holds_exactly_the_requests_that_were_sent(first, project):
     assert log_files(project / ".kfloop" / "inference-log" / "weather")
 
 
-def test_a_second_run_reuses_steps_and_tries_a_new_version(
-    kfloop, first, project
-):
+def test_a_second_run_reuses_steps_and_tries_a_new_version(kfloop, first, project):
     before = last_run(project, "training").task("publish-model").returned["Output"]
     done = kfloop("run", "training")
     assert done.returncode == 0, done.stdout + done.stderr

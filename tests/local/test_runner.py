@@ -379,7 +379,7 @@ def test_tasks_end_when_the_runner_is_killed(tmp_path):
     file, pid_file = tmp_path / "pipeline.yaml", tmp_path / "pid"
     compiler.Compiler().compile(pipeline, str(file))
     code = (
-        "import sys; sys.path.insert(0, sys.argv[4]); from pathlib import Path\n"
+        "import sys; sys.path += sys.argv[4:]; from pathlib import Path\n"
         "from test_runner import environment, load_pipeline, run_pipeline\n"
         "pipeline, state = load_pipeline(sys.argv[1]), Path(sys.argv[3])\n"
         "run_pipeline(pipeline, {'path': sys.argv[2]}, state, environment)"
@@ -392,7 +392,9 @@ def test_tasks_end_when_the_runner_is_killed(tmp_path):
             str(file),
             str(pid_file),
             str(tmp_path),
+            # This file, and pytest, which may be on sys.path only.
             str(Path(__file__).parent),
+            str(Path(pytest.__file__).parents[1]),
         ]
     )
     try:
