@@ -35,7 +35,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "monitoring": ("detect_drift", "measure_performance", "decide_retraining"),
 }
 _FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
-__all__ = [*_FAMILY_OF]
+__all__ = list(_FAMILY_OF)  # noqa: PLE0605 (it is a list)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,14 @@
 """`kfloop loop`: the whole closed loop once."""
 
+import shutil
+import sys
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.panel import Panel
+from rich.markup import escape
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import read_json
 from kfloop.pipelines.local.record import RunRecord
 from kfloop.pipelines.loop import Loop, load_loop
 from kfloop.scripts.options import config_option, state_option
@@ -32,7 +33,9 @@ def loop(config: Path, state: Path) -> None:
     runs.append(run_for_loop("replay", described, base, state, console))
     until = {"until": described.replay.until} if described.replay.until else {}
     runs.append(run_for_loop("monitoring", described, base, state, console, **until))
-    console.print(Panel(summary(described, state, runs), title="The loop is closed", expand=False))
+    console.rule("[bold]The loop is closed", align="left")
+    # No frame and no wrapping: the lines are there to be copied.
+    console.print(summary(described, state, runs), soft_wrap=True, highlight=False)
 
 
 def require_live_model(described: Loop, state: Path, training: RunRecord) -> None:
@@ -49,8 +52,11 @@ def summary(described: Loop, state: Path, runs: list[RunRecord]) -> str:
     """Returns what a person needs after the loop: decisions, reports, how to call and stop it."""
     lines = []
     for run in runs:
-        lines.append(f"[bold]{run.pipeline}[/bold]  {run.directory}/report.html")
-        lines += [f"  {_mark(decision)} {decision['summary']}" for decision in run.decisions()]
+        lines.append(f"[bold]{run.pipeline}[/bold]")
+        lines += [
+            f"  {_mark(decision)} {escape(decision['summary'])}" for decision in run.decisions()
+        ]
+        lines.append(f"  report: {run.directory}/report.html")
     status = read_status(service_directory(state, described.service))
     for name, predictor in status["predictors"].items():
         lines.append(
@@ -61,11 +67,16 @@ def summary(described: Loop, state: Path, runs: list[RunRecord]) -> str:
         if request.is_file():
             lines += ["[bold]ask it[/bold]", *_curl(described, status["url"], request)]
     lines += [
-        f"[bold]stop it[/bold]  kfloop services stop {described.service}",
-        "[bold]next[/bold]  your own data: copy loop.yaml, change its sources and SQL, and run "
-        "`kfloop loop --config your-loop.yaml`",
+        f"[bold]stop it[/bold]  {_command()} services stop {described.service}",
+        "[bold]next[/bold]  open a report; run it again to see the canary against this version; "
+        "or copy loop.yaml and give it your own sources and SQL",
     ]
     return "\n".join(lines)
+
+
+def _command() -> str:
+    """Returns `kfloop` as it can be typed: with its path when it is not on PATH."""
+    return "kfloop" if shutil.which("kfloop") else str(Path(sys.argv[0]))
 
 
 def _mark(decision: dict[str, str]) -> str:
@@ -73,10 +84,7 @@ def _mark(decision: dict[str, str]) -> str:
 
 
 def _curl(described: Loop, url: str, request: Path) -> list[str]:
-    instance = read_json(request)["instances"][0]
-    shown = " ".join(f"{key}={value}" for key, value in list(instance.items())[:4])
     return [
-        f"  curl -s -H 'Content-Type: application/json' -d @{request} "
-        f"{url}/v1/models/{described.name}:predict",
-        f"  ({shown} …)",
+        "  curl -s -H 'Content-Type: application/json' "
+        f"-d @{request} {url}/v1/models/{described.name}:predict",
     ]

@@ -230,7 +230,9 @@ def _judge(
         outcome = FAIL
     else:
         outcome = PASS if all(reason.passed for reason in volume) else NO_DATA
-    return Decision("canary", outcome, [*volume, *reasons], baseline=live.target.storage_uri)
+    # What was found first: a summary tells the first reasons.
+    reasons = [*reasons[1:], reasons[0], *volume]
+    return Decision("canary", outcome, reasons, baseline=live.target.storage_uri)
 
 
 def _check_task(live: _Side, candidate: _Side) -> Reason:

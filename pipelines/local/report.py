@@ -1,5 +1,6 @@
 """The run report: one HTML page that opens offline."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from jinja2 import Environment, PackageLoader
 from kfloop.components.contracts.files import write_text
 from kfloop.pipelines.local.record import SKIPPED, RunRecord, TaskRecord
 
+_GROUP = re.compile(r"(condition|condition-branches|exit-handler)-\d+")
 # Larger pages are linked, not put into the report: browsers get slow.
 LARGEST_PAGE = 5_000_000
 
@@ -41,6 +43,7 @@ def write_report(record: RunRecord) -> Path:
     )
     environment.filters["number"] = _number
     environment.filters["moment"] = _moment
+    environment.filters["step"] = _step_name
     text = environment.get_template("report.html").render(
         run=record,
         duration=_seconds(record.started, record.ended) if record.ended else None,
@@ -73,12 +76,17 @@ def _artifacts(record: RunRecord) -> Iterator[tuple[TaskRecord, str, dict[str, A
                 yield task, name, artifact
 
 
-def _metrics(record: RunRecord) -> Iterator[tuple[str, str, float]]:
+def _metrics(record: RunRecord) -> Iterator[tuple[str, str, float, str]]:
+    """Yields step, metric, value and, where the component logged one, the interval."""
     for task, _, artifact in _artifacts(record):
-        if artifact["type"] == "system.Metrics":
-            for metric, value in artifact["metadata"].items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    yield task.task, metric, value
+        logged = artifact["metadata"] if artifact["type"] == "system.Metrics" else {}
+        for metric, value in logged.items():
+            bound = metric.removesuffix("_low").removesuffix("_high")
+            if not isinstance(value, int | float) or (bound != metric and bound in logged):
+                continue
+            low, high = logged.get(f"{metric}_low"), logged.get(f"{metric}_high")
+            interval = f"{_number(low)} to {_number(high)}" if low is not None else ""
+            yield task.task, metric, value, interval
 
 
 def _pages(record: RunRecord) -> Iterator[Page]:
@@ -98,7 +106,7 @@ def _lineage(record: RunRecord) -> Iterator[dict[str, Any]]:
                 readers.setdefault(artifact["uri"], []).append(task.task)
     for task, name, artifact in _artifacts(record):
         facts = {
-            key: value
+            key: value[:12] if "fingerprint" in key and isinstance(value, str) else value
             for key, value in artifact["metadata"].items()
             if isinstance(value, str | int | float | bool) and len(str(value)) <= 100
         }
@@ -110,6 +118,11 @@ def _lineage(record: RunRecord) -> Iterator[dict[str, Any]]:
             "facts": facts,
             "readers": readers.get(artifact["uri"], []),
         }
+
+
+def _step_name(task: str) -> str:
+    """Leaves out the groups that KFP makes of conditions and exit handlers."""
+    return "/".join(part for part in task.split("/") if not _GROUP.fullmatch(part))
 
 
 def _seconds(start: str, end: str) -> float:
