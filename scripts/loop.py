@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.local import environments
 from kfloop.pipelines.local.record import RunRecord
 from kfloop.pipelines.loop import Loop, load_loop
 from kfloop.scripts.options import config_option, state_option
@@ -28,6 +29,8 @@ def loop(config: Path, state: Path) -> None:
     console = Console()
     described, base = load_loop(config)
     state = state.absolute()
+    # All at once, before the first step: nobody wants to wait again in the middle.
+    environments.ensure(environments.FAMILIES, console=console)
     runs = [run_for_loop("training", described, base, state, console)]
     require_live_model(described, state, runs[0])
     runs.append(run_for_loop("replay", described, base, state, console))
@@ -76,7 +79,8 @@ def summary(described: Loop, state: Path, runs: list[RunRecord]) -> str:
 
 def _command() -> str:
     """Returns `kfloop` as it can be typed: with its path when it is not on PATH."""
-    return "kfloop" if shutil.which("kfloop") else str(Path(sys.argv[0]))
+    started = Path(sys.argv[0])
+    return str(started) if started.name == "kfloop" and not shutil.which("kfloop") else "kfloop"
 
 
 def _mark(decision: dict[str, str]) -> str:

@@ -140,8 +140,8 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))
 
 
-def render(decision: Decision, extra: str = "") -> str:
-    """Returns the decision as a self-contained HTML page; `extra` is HTML put below the table."""
+def reasons_table(decision: Decision) -> str:
+    """Returns every reason as an HTML table, those that do not hold first."""
     ordered = sorted(decision.reasons, key=lambda reason: reason.passed)
     rows = "".join(
         f"<tr class={'ok' if reason.passed else 'bad'}><td>{'✓' if reason.passed else '✗'}"
@@ -149,6 +149,12 @@ def render(decision: Decision, extra: str = "") -> str:
         f"<td>{_cell(reason.value)}<td>{_cell(reason.threshold)}<td>{_cell(reason.why)}</tr>"
         for reason in ordered
     )
+    head = "<tr><th><th>check<th>metric<th>slice<th>value<th>threshold<th>why</tr>"
+    return f"<table>{head}{rows}</table>"
+
+
+def render(decision: Decision, extra: str = "") -> str:
+    """Returns the decision as a self-contained HTML page; `extra` is HTML put below the table."""
     outcome = html.escape(
         f"{decision.decision} → {decision.action}" if decision.action else decision.decision
     )
@@ -158,7 +164,7 @@ def render(decision: Decision, extra: str = "") -> str:
 <title>{html.escape(decision.gate)}: {outcome}</title>{STYLE}
 <h1>{html.escape(decision.gate)}: <span class="{decision.decision}">{outcome}</span></h1>
 {baseline}{forced}
-<table><tr><th><th>check<th>metric<th>slice<th>value<th>threshold<th>why</tr>{rows}</table>
+{reasons_table(decision)}
 {extra}</html>
 """
 

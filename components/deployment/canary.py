@@ -141,7 +141,7 @@ def analyse_canary(
         first, second = read_evidence(log, versions, since) if log else map(Evidence, versions)
         return first, second
 
-    minimum = limits.minimum_requests
+    minimum = limits.requests_needed
     found = _wait(service, evidence, minimum, wait_seconds)
     if replay and log and _too_few(found, minimum) and 0 < candidate.traffic < 100:
         _replay(service, url, log, live, found, minimum)
@@ -224,7 +224,7 @@ def _judge(
     if reasons[0].passed:
         reasons.append(_agreement(service, live, candidate, limits.max_disagreement))
         # Of fewer requests the bounds say nothing: that is no_data, not the candidate's failure.
-        if not _too_few(found, limits.minimum_requests):
+        if not _too_few(found, limits.requests_needed):
             reasons += check_traffic(*found, live.package.task, limits)
     if not all(reason.passed for reason in reasons):
         outcome = FAIL

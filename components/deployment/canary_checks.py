@@ -19,7 +19,7 @@ class Limits:
     """What a candidate may differ by.
 
     Attributes:
-        minimum_requests: Requests that each version must have had.
+        minimum_requests: Requests that each version must have had; see `requests_needed`.
         max_error_rate_increase: Largest rise of the error rate, 0 to 1, that the evidence must
             exclude with 95 % confidence. With the default of 100 requests, one error still passes
             the default of 0.05.
@@ -41,6 +41,19 @@ class Limits:
     max_prediction_shift: float = 1.0
     max_disagreement: float = 0.2
 
+    @property
+    def requests_needed(self) -> int:
+        """Requests of each version before it is judged.
+
+        At least as many that a candidate without any error could pass: of fewer, Wilson's bound
+        is above `max_error_rate_increase` whatever the candidate does.
+        """
+        if not 0 < self.max_error_rate_increase < 1:
+            return self.minimum_requests
+        # The upper bound of 0 errors in n requests is z² / (n + z²).
+        passable = math.ceil(Z * Z * (1 / self.max_error_rate_increase - 1))
+        return max(self.minimum_requests, passable)
+
 
 def check_volume(live: Evidence, candidate: Evidence, limits: Limits) -> list[Reason]:
     """Returns whether each version had enough requests to be judged by."""
@@ -49,10 +62,10 @@ def check_volume(live: Evidence, candidate: Evidence, limits: Limits) -> list[Re
             "minimum_requests",
             "requests",
             evidence.requests,
-            limits.minimum_requests,
-            evidence.requests >= limits.minimum_requests,
-            f"version {evidence.version} had {evidence.requests} of the "
-            f"{limits.minimum_requests} requests it takes to judge",
+            limits.requests_needed,
+            evidence.requests >= limits.requests_needed,
+            f"version {evidence.version} had {evidence.requests} requests, "
+            f"it takes {limits.requests_needed} to judge",
         )
         for evidence in (live, candidate)
     ]

@@ -114,7 +114,8 @@ def analyse_canary(
         service: Name of the service.
         decision: The decision, with every check.
         page: The decision as a page, with both versions side by side.
-        minimum_requests: Requests that each version must have had.
+        minimum_requests: Requests that each version must have had; more are waited for when the
+            error-rate limit cannot be met with so few.
         wait_seconds: Longest wait for enough live requests.
         replay: Whether to send logged requests again when live ones are too few.
         max_error_rate_increase: Largest rise of the error rate (0 to 1) that the evidence must

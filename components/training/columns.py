@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.inference_log import RESERVED
 from kfloop.components.contracts.model_io import feature_type
 from kfloop.components.contracts.model_package import PREDICTION, TASKS, Feature
 
@@ -129,7 +130,17 @@ def choose_features(schema: pa.Schema, roles: Roles, unavailable: set[str]) -> l
         if name in wanted
     ]
     _require_supported(chosen, schema)
+    _require_loggable([*(item.name for item in chosen), *roles.entities])
     return chosen
+
+
+def _require_loggable(names: list[str]) -> None:
+    taken = sorted(RESERVED.intersection(names))
+    if taken:
+        raise InputError(
+            f"Column {', '.join(map(repr, taken))} has a name that the inference log uses itself; "
+            "rename it in the query."
+        )
 
 
 def _require_supported(features: list[Feature], schema: pa.Schema) -> None:

@@ -3,7 +3,7 @@
 One rule is `[COLUMN.]STATISTIC COMPARISON NUMBER`::
 
     rows >= 1000
-    arr_delay.mean < 30
+    price.mean < 30
     carrier.unique <= 20
     temp.missing < 0.1
     distance.p99 < 5000
@@ -69,11 +69,11 @@ def parse_rule(text: str) -> Rule:
     """
     match = _RULE.fullmatch(text)
     if match is None:
-        raise InputError(f"Rule {text!r} cannot be read; write it like 'arr_delay.mean < 30'.")
+        raise InputError(f"Rule {text!r} cannot be read; write it like 'price.mean < 30'.")
     column, statistic = match["column"] or "", match["statistic"]
     if not column and statistic != "rows":
         raise InputError(
-            f"Rule {text!r} names no column; write it like 'arr_delay.{statistic} < 30', "
+            f"Rule {text!r} names no column; write it like 'price.{statistic} < 30', "
             "or 'rows >= 1000'."
         )
     percentile = re.fullmatch(r"p[1-9]\d?", statistic)

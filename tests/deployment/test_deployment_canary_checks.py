@@ -134,3 +134,13 @@ def test_wilson_holds_the_rate_within_0_and_1(trials: int, data: st.DataObject) 
     low, high = wilson(events, trials)
     assert 0 <= low <= events / trials + 1e-12
     assert events / trials - 1e-12 <= high <= 1
+
+
+@given(st.floats(0.004, 0.9), st.integers(1, 400))
+def test_a_faultless_candidate_passes_with_the_requests_it_takes_to_judge(
+    increase: float, minimum: int
+) -> None:
+    limits = Limits(minimum, max_error_rate_increase=increase)
+    needed = limits.requests_needed
+    assert needed >= minimum
+    assert error_rate_increase_bound(evidence(needed), evidence(needed)) <= increase + 1e-12

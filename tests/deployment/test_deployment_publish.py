@@ -7,12 +7,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import (
     GOLDEN,
     REFERENCE,
+    REQUEST,
     Feature,
     ModelPackage,
     read_model_json,
@@ -23,11 +26,12 @@ from kfloop.components.deployment.publish import SCRATCH_PREFIX, publish_model
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A package whose files are there; publishing does not look into them."""
+    """A package whose graph is only a file; publishing does not look into it."""
     directory = tmp_path / "package"
-    for file in ("1/saved_model.pb", REFERENCE, GOLDEN):
+    for file in ("1/saved_model.pb", REFERENCE):
         (directory / file).parent.mkdir(parents=True, exist_ok=True)
         (directory / file).write_bytes(b"x" * 1000)
+    pq.write_table(pa.table({"a": [0.5, None], "prediction": [0.1, 0.2]}), directory / GOLDEN)
     write_model_json(ModelPackage("m", "binary", "y", [Feature("a", "float")]), directory)
     return directory
 
@@ -39,6 +43,7 @@ def test_versions_count_up_and_hold_the_package_its_version_and_the_evaluation(
     assert uris == [str(tmp_path / "repo" / "m" / str(version)) for version in (1, 2, 3)]
     assert [read_model_json(uri).version for uri in uris] == ["1", "2", "3"]
     assert (Path(uris[2]) / "1/saved_model.pb").read_bytes() == b"x" * 1000
+    assert json.loads((Path(uris[2]) / REQUEST).read_text()) == {"instances": [{"a": 0.5}]}
     assert json.loads((Path(uris[2]) / "evaluation.json").read_text())["rows"] == 100
     assert read_model_json(package).version == ""
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import urllib.request
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from conftest import last_run, metadata
 
 from kfloop.components.contracts.inference_log import log_files
 from kfloop.components.contracts.model_package import read_model_json
+from kfloop.pipelines.local import environments
 from kfloop.serving.local_state import read_status, service_directory
 
 
@@ -66,6 +68,33 @@ def test_the_curl_line_works_and_v2_gives_the_same(first, project):
     url = f"{status['url']}/v2/models/weather/infer"
     with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:
         assert json.load(answer)["outputs"][0]["data"][0] == pytest.approx(value, abs=1e-5)
+
+
+def test_serves_what_was_evaluated_on_v1_and_v2(kfloop, project):
+    log = project / ".kfloop" / "inference-log" / "twin"
+    settings = ("-s", "name=twin", "-s", "service=twin", "-s", f"inference_log={log}")
+    trained = kfloop("run", "training", *settings)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    run = last_run(project, "training")
+    url = read_status(service_directory(project / ".kfloop", "twin"))["url"]
+    environment = environments.environment("deployment")
+    done = subprocess.run(
+        [
+            str(environment.python),
+            str(Path(__file__).parent / "compare_served.py"),
+            str(run.path),
+            url,
+            "twin",
+        ],
+        env=environments.task_environment(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["rows"] == 500
+    assert told["largest"] < 1e-5
 
 
 def test_the_log_holds_exactly_the_requests_that_were_sent(first, project):

@@ -1,16 +1,18 @@
 """A mistake in a loop file is named by key and line, before anything runs."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.arguments import pipeline_arguments
 from kfloop.pipelines.catalogue import PIPELINES, compiled_path
 from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_arguments
-from kfloop.pipelines.loop import load_loop
+from kfloop.pipelines.loop import Loop, load_loop
 
 GOOD = """\
 name: bikes
@@ -103,3 +105,14 @@ def test_a_loop_gives_every_parameter_a_pipeline_needs(write, tmp_path, pipeline
         arguments["reason"] = "a reason"
     spec = load_pipeline(compiled_path(pipeline))
     assert resolve_arguments(spec, arguments)
+
+
+def test_the_docs_explain_every_key():
+    text = (Path(__file__).parents[2] / "docs" / "loop-file.md").read_text()
+    sections = [Loop]
+    while sections:
+        for name, field in sections.pop().model_fields.items():
+            assert f"{field.alias or name}" in text, name
+            for inner in [field.annotation, *get_args(field.annotation)]:
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    sections.append(inner)

@@ -373,6 +373,12 @@ NULL_LABEL = TABLE.set_column(
             {},
             r"'tags' \(list<.*string>\) cannot be a feature",
         ),
+        (
+            with_column(TABLE, "status", pa.array([1.0] * 200)),
+            ROLES,
+            {},
+            "'status' has a name that the inference log uses",
+        ),
         (with_column(TABLE, "a b", pa.array([1.0] * 200)), ROLES, {}, "'a b' cannot name an input"),
         (with_column(TABLE, "self", pa.array([1.0] * 200)), ROLES, {}, "'self' cannot name"),
         (with_column(TABLE, "Count", pa.array([1.0] * 200)), ROLES, {}, "differ only in case"),
