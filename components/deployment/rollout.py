@@ -188,7 +188,7 @@ def roll_back_model(
     manifest = require_service(backend, service)
     before = record_of(manifest)
     unwanted = str(local_path(model_uri, "model_uri")) if model_uri else ""
-    if unwanted in _uris(before.stable) and not (before.candidate or before.previous):
+    if unwanted in _uris(before.stable) and before.state == DEPLOYED and not before.previous:
         backend.delete(service)
         write_record(replace(before, state=ROLLED_BACK, reason=reason, changed_at=_now()), record)
         print(f"{service}: removed, nothing served before {unwanted}.", flush=True)

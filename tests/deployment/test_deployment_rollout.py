@@ -183,6 +183,15 @@ def test_a_model_goes_from_first_deployment_over_canary_to_promotion_and_back(
         bench.analyse(replay=False)
 
 
+def test_a_first_version_that_is_not_wanted_is_removed(bench: Bench) -> None:
+    assert bench.deploy(bench.good, "unwanted") == "live"
+    assert roll_back_model("unwanted", bench.record_file, "smoke test", bench.good) == ""
+    assert read_record(bench.record_file).state == "rolled_back"
+    with pytest.raises(InputError, match="There is no service 'unwanted'"):
+        describe_service("unwanted")
+    assert not local_state.service_directory(bench.state, "unwanted").exists()
+
+
 def test_a_candidate_that_answers_differently_fails_the_analysis(bench: Bench) -> None:
     inverted = bench.publish("inverted")
     assert bench.deploy(inverted) == "canary"
