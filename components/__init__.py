@@ -16,9 +16,22 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "collect_inference_log",
         "plan_windows",
         "load_reference",
+        "export_data",
     ),
-    "validation": ("compute_statistics", "infer_schema", "validate_data", "require_pass"),
-    "features": ("apply_feature_repo", "retrieve_training_set", "materialize_features"),
+    "validation": (
+        "compute_statistics",
+        "infer_schema",
+        "update_schema",
+        "validate_data",
+        "require_pass",
+    ),
+    "features": (
+        "apply_feature_repo",
+        "retrieve_training_set",
+        "materialize_features",
+        "push_features",
+        "retrieve_online",
+    ),
     "training": ("train_model",),
     "evaluation": ("evaluate_model", "gate_model", "score_data"),
     "deployment": (
@@ -35,7 +48,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "monitoring": ("detect_drift", "measure_performance", "decide_retraining"),
 }
 _FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
-__all__ = list(_FAMILY_OF)  # noqa: PLE0605 (it is a list)
+__all__ = list(_FAMILY_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,11 @@
 """From a loop file to the parameters of a pipeline."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kfloop.pipelines.loop import Loop
+from kfloop.pipelines.loop import Loop, Source
 
 Arguments = dict[str, Any]
 
@@ -24,10 +25,7 @@ def pipeline_arguments(pipeline: str, loop: Loop, base: Path, state: Path) -> Ar
 def _data(loop: Loop, base: Path) -> Arguments:
     features = loop.features
     return {
-        "sources": [
-            {"name": name, **source.model_dump(), "uri": _uri(source.uri, base)}
-            for name, source in loop.sources.items()
-        ],
+        "sources": [_source(name, source, base) for name, source in loop.sources.items()],
         "examples_query": _query(loop.examples.query, base),
         "timestamp": loop.examples.timestamp,
         "feature_repo": _uri(features.repo, base) if features else "",
@@ -96,6 +94,7 @@ def _monitoring(loop: Loop, base: Path, state: Path) -> Arguments:
         "window_days": loop.monitoring.window_days,
         "window_minimum_rows": loop.monitoring.minimum_rows,
         "performance_thresholds": loop.monitoring.performance,
+        "label_maturity_days": loop.monitoring.label_maturity_days,
         "train_days": retraining.train_days,
         "evaluation_days": retraining.evaluation_days,
         "cooldown_days": retraining.cooldown_days,
@@ -104,7 +103,12 @@ def _monitoring(loop: Loop, base: Path, state: Path) -> Arguments:
 
 
 def _batch_scoring(loop: Loop, base: Path, state: Path) -> Arguments:
-    return {**_data(loop, base), "since": loop.split.until}
+    return {
+        **_data(loop, base),
+        "since": loop.split.until,
+        "export_to": _uri(loop.batch_scoring.export_to, base),
+        "partition_by": loop.batch_scoring.partition_by,
+    }
 
 
 def _replay(loop: Loop, base: Path, state: Path) -> Arguments:
@@ -130,8 +134,19 @@ _MAKERS: dict[str, Callable[[Loop, Path, Path], Arguments]] = {
 }
 
 
+def _source(name: str, source: Source, base: Path) -> dict[str, str]:
+    query = {"query": _query(source.query, base)} if source.query else {}
+    # Unset keys are left out, so that the parameters show what the file says.
+    given = source.model_dump(exclude_defaults=True)
+    return {"name": name, **given, **query, "uri": _uri(source.uri, base)}
+
+
 def _uri(value: str, base: Path) -> str:
-    return str(base / value) if value and "://" not in value else value
+    """Makes a path absolute; a URI, or a variable that holds one, stays as it is."""
+    sqlite = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/].*)", value)
+    if sqlite:
+        return f"{sqlite[1]}{base / sqlite[2]}"
+    return str(base / value) if value and "://" not in value and value[:2] != "${" else value
 
 
 def _query(value: str, base: Path) -> str:

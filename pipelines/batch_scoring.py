@@ -8,6 +8,7 @@ from kfloop.components import (
     apply_feature_repo,
     build_feature_tables,
     describe_service,
+    export_data,
     ingest_data,
     retrieve_training_set,
     score_data,
@@ -31,8 +32,12 @@ def batch_scoring(
     since: str = "",
     until: str = "",
     namespace: str = "",
+    export_to: str = "",
+    partition_by: List[str] = [],
 ):
     """Scores rows with the live model; the predictions are the output of `score-data`.
+
+    With `export_to` they are written there too, in partitions that a second run replaces.
 
     The parameters are the keys of `loop.yaml`; `kfloop.pipelines.loop` says what each one means.
     """
@@ -53,4 +58,13 @@ def batch_scoring(
         timestamp=timestamp,
         feature_service=feature_service,
     )
-    score_data(model_uri=live.outputs["model_uri"], dataset=rows.outputs["training_set"])
+    scored = score_data(model_uri=live.outputs["model_uri"], dataset=rows.outputs["training_set"])
+    with dsl.If(export_to != "", name="export"):
+        always(
+            export_data(
+                dataset=scored.outputs["predictions"],
+                uri=export_to,
+                partition_by=partition_by,
+                timestamp=timestamp,
+            )
+        )

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from kfloop.components.contracts.environment import REFERENCE, holds_password
 from kfloop.components.contracts.errors import InputError
 
 
@@ -30,6 +31,7 @@ def _moment(value: str) -> str:
     return value
 
 
+DATABASES = ("postgresql", "postgres", "sqlite", "mysql", "mariadb", "oracle", "mssql")
 Moment = Annotated[str, AfterValidator(_moment)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=40)]
 Limits = dict[str, float | dict[Literal["minimum", "maximum", "maximum_drop"], float]]
@@ -43,15 +45,38 @@ class Source(_Section):
     """Where one table comes from.
 
     Attributes:
-        uri: A Parquet, CSV or JSON-lines file, or a directory or glob of them; relative paths are
-            relative to the loop file.
+        uri: A Parquet, CSV or JSON-lines file, or a directory or glob of them, at a path or gs://;
+            relative paths are relative to the loop file. With `query`, SQLAlchemy's URL of a
+            database. `${NAME}` stands for an environment variable of the step that reads it: the
+            place for a password, or for the whole URL.
         format: `parquet`, `csv` or `jsonl`; empty means by the file's extension.
         timestamp: Column by which `since` and `until` choose rows; empty for tables without time.
+        query: One SELECT in the database's own SQL; empty for files.
     """
 
     uri: str
     format: Literal["", "parquet", "csv", "jsonl"] = ""
     timestamp: str = ""
+    query: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Source":
+        scheme = self.uri.partition("://")[0].partition("+")[0] if "://" in self.uri else ""
+        if holds_password(self.uri):
+            raise ValueError(
+                "uri holds a password; put it into an environment variable and write ${NAME}"
+            )
+        if "$" in REFERENCE.sub("", self.uri):
+            raise ValueError("uri names an environment variable; write it like ${NAME}")
+        if self.query and self.format:
+            raise ValueError("a source with a query is rows; leave out format")
+        if self.query and (scheme in ("gs", "file") or not (scheme or self.uri.startswith("${"))):
+            raise ValueError("query needs the URL of a database, like sqlite:/// or ${NAME}")
+        if not self.query and scheme in DATABASES:
+            raise ValueError(f"{scheme}:// is a database; give it a query")
+        if not self.query and scheme not in ("", "gs", "file"):
+            raise ValueError(f"{scheme}:// is not supported; use a path, gs:// or a database")
+        return self
 
 
 class Examples(_Section):
@@ -186,7 +211,7 @@ class Canary(_Section):
 
     percent: Annotated[int, Field(ge=1, le=99)] = 20
     minimum_requests: Annotated[int, Field(ge=1)] = 200
-    wait_seconds: Annotated[float, Field(ge=0)] = 60
+    wait_seconds: Annotated[float, Field(ge=0)] = 20
     replay: bool = True
 
 
@@ -231,12 +256,15 @@ class Monitoring(_Section):
         window_days: Length of the window that is judged, in days.
         minimum_rows: Fewest rows in it; fewer is `no_data`.
         performance: Metric to `{maximum_drop: x}`: how much worse than at release is too much.
+        label_maturity_days: How many days a label may take; until then a prediction without one
+            is not counted as unlabelled.
         retraining: When and on what the loop retrains.
     """
 
     window_days: Annotated[int, Field(ge=1)] = 31
     minimum_rows: Annotated[int, Field(ge=1)] = 200
     performance: Limits = {}
+    label_maturity_days: Annotated[float, Field(ge=0)] = 0
     retraining: Retraining = Retraining()
 
 
@@ -256,6 +284,19 @@ class Replay(_Section):
     batch_size: Annotated[int, Field(ge=1)] = 10
 
 
+class BatchScoring(_Section):
+    """What becomes of the predictions of `kfloop run batch-scoring`.
+
+    Attributes:
+        export_to: Folder they are written to, a path or gs://; empty means nowhere but the run.
+        partition_by: Columns whose values make the folders; the day of `examples.timestamp` unless
+            given. A second run replaces the partitions that it has rows for.
+    """
+
+    export_to: str = ""
+    partition_by: list[str] = []
+
+
 class Loop(_Section):
     """A whole loop; see the sections for what each key means."""
 
@@ -272,6 +313,7 @@ class Loop(_Section):
     serving: Serving = Serving()
     monitoring: Monitoring = Monitoring()
     replay: Replay = Replay()
+    batch_scoring: BatchScoring = BatchScoring()
     registry: str = ""
 
     @model_validator(mode="after")
@@ -390,6 +432,7 @@ def _require_files(
 ) -> None:
     wanted: list[tuple[tuple[str, ...], str]] = [
         *((("sources", name, "uri"), source.uri) for name, source in loop.sources.items()),
+        *((("sources", name, "query"), source.query) for name, source in loop.sources.items()),
         (("examples", "query"), loop.examples.query),
         (("training", "module"), loop.training.module),
         (("validation", "schema"), loop.validation.data_schema),
@@ -398,8 +441,10 @@ def _require_files(
         wanted.append((("features", "repo"), loop.features.repo))
         wanted += [(("features", "tables", n), q) for n, q in loop.features.tables.items()]
     for place, value in wanted:
-        is_path = place[0] in ("sources", "training", "validation") or place[-1] == "repo"
-        if not value or "://" in value or "*" in value or not (is_path or value.endswith(".sql")):
+        is_path = place[-1] in ("uri", "module", "schema", "repo")
+        if not value or "://" in value or value.startswith("${") or "*" in value:
+            continue
+        if not is_path and not value.endswith(".sql"):
             continue
         if not (base / value).exists():
             raise InputError(

@@ -53,6 +53,7 @@ def monitoring(
     window_days: int = 31,
     window_minimum_rows: int = 200,
     performance_thresholds: Dict = {},
+    label_maturity_days: float = 0.0,
     train_days: int = 180,
     evaluation_days: int = 14,
     cooldown_days: float = 14.0,
@@ -94,6 +95,7 @@ def monitoring(
             window_days=window_days,
             train_days=train_days,
             evaluation_days=evaluation_days,
+            timestamp=timestamp,
         )
     )
     log = always(
@@ -125,13 +127,15 @@ def monitoring(
         minimum_rows=window_minimum_rows,
     )
 
-    tables = always(ingest_data(sources=sources, until=windows.outputs["until"])).outputs["tables"]
+    tables = always(ingest_data(sources=sources, until=windows.outputs["data_until"])).outputs[
+        "tables"
+    ]
     labels = transform_data(
         tables=tables,
         query=examples_query,
         timestamp=timestamp,
-        since=windows.outputs["window_since"],
-        until=windows.outputs["until"],
+        since=windows.outputs["data_since"],
+        until=windows.outputs["data_until"],
         allow_empty=True,
     )
     joined = join_labels(
@@ -140,6 +144,8 @@ def monitoring(
         keys=label_keys,
         label=label,
         timestamp=timestamp,
+        maturity_days=label_maturity_days,
+        until=windows.outputs["until"],
     )
     performance = measure_performance(
         joined=joined.outputs["joined"],
@@ -177,7 +183,7 @@ def monitoring(
             split_fraction=split_fraction,
             since=windows.outputs["train_since"],
             split_at=windows.outputs["split_at"],
-            until=windows.outputs["until"],
+            until=windows.outputs["data_until"],
             minimum_rows=minimum_rows,
             schema=schema,
             rules=rules,

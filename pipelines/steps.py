@@ -69,7 +69,12 @@ def train_candidate(
     slice_thresholds: Dict,
 ) -> NamedTuple(
     "Candidate",
-    [("decision", str), ("model", dsl.Model), ("evaluation", dsl.Artifact)],
+    [
+        ("decision", str),
+        ("model", dsl.Model),
+        ("evaluation", dsl.Artifact),
+        ("feature_repo", dsl.Artifact),
+    ],
 ):
     """From sources to a judged model: ingest, validate, features, train, evaluate, gate."""
     tables = always(ingest_data(sources=sources, until=until)).outputs["tables"]
@@ -149,10 +154,18 @@ def train_candidate(
     # KFP wants an instance of a type made here; a class would be no shorter.
     outputs = NamedTuple(  # noqa: UP014
         "Candidate",
-        [("decision", str), ("model", dsl.Model), ("evaluation", dsl.Artifact)],
+        [
+            ("decision", str),
+            ("model", dsl.Model),
+            ("evaluation", dsl.Artifact),
+            ("feature_repo", dsl.Artifact),
+        ],
     )
     return outputs(
-        gate.outputs["Output"], trained.outputs["model"], evaluated.outputs["evaluation"]
+        gate.outputs["Output"],
+        trained.outputs["model"],
+        evaluated.outputs["evaluation"],
+        repo.outputs["feature_repo"],
     )
 
 

@@ -20,6 +20,8 @@ from kfloop.components.contracts.files import read_json, write_json, write_text
 PASS, FAIL, NO_BASELINE, NO_DATA = "pass", "fail", "no_baseline", "no_data"
 # A summary is one sentence; the page has every reason.
 TOLD_REASONS = 3
+# A page with more checks than these folds the ones that hold.
+SHOWN_CHECKS = 12
 OUTCOMES = (PASS, FAIL, NO_BASELINE, NO_DATA)
 
 
@@ -164,9 +166,30 @@ def render(decision: Decision, extra: str = "") -> str:
 <title>{html.escape(decision.gate)}: {outcome}</title>{STYLE}
 <h1>{html.escape(decision.gate)}: <span class="{decision.decision}">{outcome}</span></h1>
 {baseline}{forced}
-{reasons_table(decision)}
+{_checks(decision.reasons)}
 {extra}</html>
 """
+
+
+def _checks(reasons: list[Reason]) -> str:
+    failed = [reason for reason in reasons if not reason.passed]
+    passed = [reason for reason in reasons if reason.passed]
+    if len(reasons) <= SHOWN_CHECKS:
+        return _table([*failed, *passed])
+    # What holds is there to be looked up, not to be scrolled past.
+    folded = f"<details><summary>{len(passed)} checks hold</summary>{_table(passed)}</details>"
+    return (_table(failed) if failed else "") + (folded if passed else "")
+
+
+def _table(reasons: list[Reason]) -> str:
+    rows = "".join(
+        f"<tr class={'ok' if reason.passed else 'bad'}><td>{'✓' if reason.passed else '✗'}"
+        f"<td>{_cell(reason.check)}<td>{_cell(reason.metric)}<td>{_cell(reason.slice)}"
+        f"<td>{_cell(reason.value)}<td>{_cell(reason.threshold)}<td>{_cell(reason.why)}</tr>"
+        for reason in reasons
+    )
+    head = "<tr><th><th>check<th>metric<th>slice<th>value<th>threshold<th>why</tr>"
+    return f"<table>{head}{rows}</table>"
 
 
 STYLE = """<style>

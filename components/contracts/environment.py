@@ -1,4 +1,4 @@
-"""`${NAME}` in a setting: what only the place where a step runs knows, such as a secret."""
+"""`${NAME}` in a URI: what only the place where a step runs knows, such as a secret."""
 
 import os
 import re
@@ -6,6 +6,8 @@ import re
 from kfloop.components.contracts.errors import InputError
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+# user:password@ and ?password=, unless a variable stands there.
+_PASSWORD = re.compile(r"://[^:/@]*:(?!\$\{)[^@]+@|[?&](?:password|pwd)=(?!\$\{)", re.IGNORECASE)
 
 
 def expand(text: str, what: str) -> str:
@@ -31,3 +33,8 @@ def expand(text: str, what: str) -> str:
         return known
 
     return REFERENCE.sub(value, text)
+
+
+def holds_password(uri: str) -> bool:
+    """Tells whether a URI holds a password itself, rather than a variable's name."""
+    return bool(_PASSWORD.search(uri))

@@ -16,7 +16,7 @@ returns 1-D `probability` (binary: of the positive class), 2-D `probabilities` i
 `classes` (multiclass) or 1-D `value` (regression).
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class ModelPackage:
         version: Set by `publish_model`; empty before.
         schema_fingerprint: sha256 of the schema the data was validated against.
         dataset_fingerprint: Fingerprint of the training dataset.
-        training_window: `since`, `until` (ISO 8601) and `rows`.
+        training_window: `since`, `until` (ISO 8601; only of data with a timestamp) and `rows`.
+        trained_at: When it was trained, ISO 8601.
         git_commit: Commit of the code that trained it, or empty.
         metrics: Metrics of training, by name.
         hyperparameters: What the model was built and trained with.
@@ -78,6 +79,7 @@ class ModelPackage:
     schema_fingerprint: str = ""
     dataset_fingerprint: str = ""
     training_window: dict[str, Any] = field(default_factory=dict)
+    trained_at: str = ""
     git_commit: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
@@ -116,6 +118,9 @@ def read_model_json(directory: str | Path) -> ModelPackage:
             f"The model package {directory} has contract version {found}, this kfloop reads up to "
             f"{CONTRACT_VERSION}; use the kfloop release that wrote it or a newer one."
         )
+    # What a later release adds within this contract version is not for this one to read.
+    known = {entry.name for entry in fields(ModelPackage)}
+    document = {key: value for key, value in document.items() if key in known}
     try:
         features = [Feature(**feature) for feature in document.pop("features")]
         return ModelPackage(features=features, **document)

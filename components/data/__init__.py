@@ -1,1 +1,1 @@
-"""Ingest, transform (SQL), split, join labels."""
+"""Ingest, transform (SQL), split, join labels, export."""

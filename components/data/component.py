@@ -9,21 +9,52 @@ from kfloop.components.images import image
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
 def ingest_data(
-    sources: List[Dict], tables: dsl.Output[dsl.Dataset], since: str = "", until: str = ""
+    sources: List[Dict],
+    tables: dsl.Output[dsl.Dataset],
+    since: str = "",
+    until: str = "",
+    workers: int = 8,
+    retry_seconds: float = 300.0,
+    download_directory: str = "",
+    memory_limit: str = "",
+    temp_directory: str = "",
 ):
-    """Reads sources (Parquet, CSV, JSON lines) and writes one table each.
+    """Reads sources (Parquet, CSV, JSON lines, databases) and writes one table each.
+
+    Use it with caching off: what lies at a URI changes while the URI stays.
 
     Args:
-        sources: One entry per table: `name`, `uri` (a file, a directory or a glob), and where
-            needed `format` (parquet, csv, jsonl; otherwise by extension) and `timestamp`.
-        tables: Directory with one dataset per source. Metadata: `sources` (uri, bytes, sha256
-            and rows of each), `tables`, `fingerprint`.
+        sources: One entry per table: `name`, `uri` (a file, a directory or a glob, at a path or
+            gs://; or a database's URL with a `query`), and where needed `format` (parquet, csv,
+            jsonl; otherwise by extension) and `timestamp`. `${NAME}` in a uri stands for an
+            environment variable of the step; no secret belongs in a parameter.
+        tables: Directory with one dataset per source. Metadata: `sources` (uri, rows, digest and
+            files of each; a file has bytes and sha256, or crc32c, generation and etag), `tables`
+            and `fingerprint`, which is of the rows alone.
         since: Start of the window (ISO 8601, inclusive) for sources with a `timestamp`.
         until: End of the window (ISO 8601, exclusive) for sources with a `timestamp`.
+        workers: How many requests to gs:// run at the same time.
+        retry_seconds: How long one request to gs:// is tried again while the store is busy.
+        download_directory: A volume where downloads are kept, so that a step that was killed goes
+            on where it was; empty to keep nothing.
+        memory_limit: Most memory for DuckDB, like 2GB; empty for half of the container's.
+        temp_directory: Where DuckDB spills what does not fit; empty for the system's.
     """
     from kfloop.components.data.ingest import ingest
 
-    tables.metadata.update(ingest(sources, tables.path, since, until))
+    tables.metadata.update(
+        ingest(
+            sources,
+            tables.path,
+            since,
+            until,
+            workers,
+            retry_seconds,
+            download_directory,
+            memory_limit,
+            temp_directory,
+        )
+    )
 
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
@@ -35,6 +66,9 @@ def transform_data(
     since: str = "",
     until: str = "",
     allow_empty: bool = False,
+    order_by: List[str] = [],
+    memory_limit: str = "",
+    temp_directory: str = "",
 ):
     """Runs one SELECT over tables and keeps the rows of a window.
 
@@ -46,11 +80,26 @@ def transform_data(
         since: Start of the window, ISO 8601, inclusive; empty for no start.
         until: End of the window, ISO 8601, exclusive; empty for no end.
         allow_empty: Whether no rows are an answer rather than an error.
+        order_by: Columns to sort the result by, each with ` DESC` after it or not; ties go by the
+            other columns. Empty to keep the query's order.
+        memory_limit: Most memory for DuckDB, like 2GB; empty for half of the container's.
+        temp_directory: Where DuckDB spills what does not fit; empty for the system's.
     """
     from kfloop.components.data.transform import transform
 
     dataset.metadata.update(
-        transform(tables.path, query, dataset.path, timestamp, since, until, allow_empty)
+        transform(
+            tables.path,
+            query,
+            dataset.path,
+            timestamp,
+            since,
+            until,
+            allow_empty,
+            order_by,
+            memory_limit,
+            temp_directory,
+        )
     )
 
 
@@ -59,6 +108,8 @@ def build_feature_tables(
     tables: dsl.Input[dsl.Dataset],
     queries: Dict[str, str],
     feature_tables: dsl.Output[dsl.Dataset],
+    memory_limit: str = "",
+    temp_directory: str = "",
 ):
     """Runs one SELECT per feature table.
 
@@ -68,10 +119,14 @@ def build_feature_tables(
             which they became known. Empty for a loop without feature tables.
         feature_tables: Directory with one dataset per table. Metadata: `tables` (rows by name),
             `fingerprint`.
+        memory_limit: Most memory for DuckDB, like 2GB; empty for half of the container's.
+        temp_directory: Where DuckDB spills what does not fit; empty for the system's.
     """
     from kfloop.components.data.transform import build_feature_tables as build
 
-    feature_tables.metadata.update(build(tables.path, queries, feature_tables.path))
+    feature_tables.metadata.update(
+        build(tables.path, queries, feature_tables.path, memory_limit, temp_directory)
+    )
 
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
@@ -113,6 +168,8 @@ def join_labels(
     keys: List[str],
     label: str,
     timestamp: str = "",
+    maturity_days: float = 0.0,
+    until: str = "",
 ):
     """Joins the labels that arrived since to predictions.
 
@@ -120,15 +177,75 @@ def join_labels(
         predictions: Rows of the inference log, or of batch scoring.
         labels: Rows with the keys, the timestamp and the label.
         joined: Predictions that have one label, with it; possibly none. Metadata: the dataset's
-            and the counts `predictions`, `matched`, `unlabelled`, `ambiguous`, `failed`.
+            and the counts `predictions`, `matched`, `unlabelled`, `immature`, `ambiguous`,
+            `failed`.
         keys: Columns that identify an instance: entity keys, or `request_id`.
         label: Label column of `labels`.
         timestamp: Column of `labels` that equals the predictions' `event_time`; empty when the
             keys identify an instance alone.
+        maturity_days: How many days a label may take: until then a prediction without one is
+            `immature`, not `unlabelled`.
+        until: The moment those days are counted from, ISO 8601; empty for the newest prediction.
     """
     from kfloop.components.data.labels import join_labels as join
 
-    joined.metadata.update(join(predictions.path, labels.path, joined.path, keys, label, timestamp))
+    joined.metadata.update(
+        join(
+            predictions.path,
+            labels.path,
+            joined.path,
+            keys,
+            label,
+            timestamp,
+            maturity_days,
+            until,
+        )
+    )
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def export_data(
+    dataset: dsl.Input[dsl.Dataset],
+    uri: str,
+    exported: dsl.Output[dsl.Artifact],
+    partition_by: List[str] = [],
+    timestamp: str = "",
+    workers: int = 8,
+    retry_seconds: float = 300.0,
+    memory_limit: str = "",
+    temp_directory: str = "",
+):
+    """Writes a dataset where others read it, in partitions that a second run replaces.
+
+    Args:
+        dataset: Rows to export, such as the predictions of batch scoring.
+        uri: Folder to write into: a path or gs://bucket/folder. Partitions the dataset has rows
+            for are replaced whole; everything else there stays.
+        exported: JSON file with every file that was written and replaced. Metadata: `uri`, `rows`,
+            `files`, `replaced`, `partition_by`, `partitions`.
+        partition_by: Columns whose values make the folders `column=value`, outermost first; empty
+            for the day of the timestamp.
+        timestamp: Column of times, used without `partition_by`; empty for one folder.
+        workers: How many requests to gs:// run at the same time.
+        retry_seconds: How long one request to gs:// is tried again while the store is busy.
+        memory_limit: Most memory for DuckDB, like 2GB; empty for half of the container's.
+        temp_directory: Where DuckDB spills what does not fit; empty for the system's.
+    """
+    from kfloop.components.data.export import export
+
+    exported.metadata.update(
+        export(
+            dataset.path,
+            uri,
+            exported.path,
+            partition_by,
+            timestamp,
+            workers,
+            retry_seconds,
+            memory_limit,
+            temp_directory,
+        )
+    )
 
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
@@ -164,8 +281,17 @@ def plan_windows(
     window_days: int = 31,
     train_days: int = 180,
     evaluation_days: int = 14,
+    timestamp: str = "",
 ) -> NamedTuple(
-    "Windows", [("window_since", str), ("until", str), ("train_since", str), ("split_at", str)]
+    "Windows",
+    [
+        ("window_since", str),
+        ("until", str),
+        ("data_since", str),
+        ("data_until", str),
+        ("train_since", str),
+        ("split_at", str),
+    ],
 ):
     """Says which window a monitoring run judges and which it would train on.
 
@@ -176,10 +302,11 @@ def plan_windows(
         window_days: Days of requests to judge.
         train_days: Days to train on, before the days to evaluate on.
         evaluation_days: Newest days, kept to evaluate on.
+        timestamp: Time column of the examples; without one, only the log has windows.
     """
     from kfloop.components.data.windows import plan_windows as plan
 
-    return plan(log_uri, model_version, until, window_days, train_days, evaluation_days)
+    return plan(log_uri, model_version, until, window_days, train_days, evaluation_days, timestamp)
 
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)

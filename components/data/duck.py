@@ -1,9 +1,11 @@
 """DuckDB, set up the same way in every step: times in UTC, no network, errors a user reads."""
 
+import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -37,17 +39,57 @@ TIME_TYPES = (
 )
 
 
+# Version 2 and version 1, as a container sees its own.
+CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
 @contextmanager
-def connect() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Gives an in-memory database that spills to a scratch directory."""
+def connect(
+    memory_limit: str = "", temp_directory: str = ""
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Gives an in-memory database that spills to disk what does not fit.
+
+    Args:
+        memory_limit: Most memory for DuckDB, like `2GB`; the process needs some 300 MB beside it.
+            Empty for half of what the container (else the machine) has.
+        temp_directory: Where to spill, in a folder that is removed at the end; empty for the
+            system's temporary directory.
+
+    Raises:
+        InputError: If the limit is not an amount of memory, or the directory is not there.
+    """
+    if temp_directory and not Path(temp_directory).is_dir():
+        raise InputError(f"temp_directory is {temp_directory}, which is no directory; create it.")
     with (
-        tempfile.TemporaryDirectory(prefix="kfloop-duckdb-") as scratch,
+        tempfile.TemporaryDirectory(prefix="kfloop-duckdb-", dir=temp_directory or None) as scratch,
         duckdb.connect(
             config={"temp_directory": scratch, "autoinstall_known_extensions": "false"}
         ) as connection,
     ):
         connection.execute("SET TimeZone = 'UTC'")
+        limit = memory_limit or f"{available_memory() // 2}B"
+        try:
+            connection.execute(f"SET memory_limit = {literal(limit)}")
+        except duckdb.ParserException as error:
+            raise InputError(
+                f"memory_limit is {memory_limit!r}; write an amount of memory like 2GB."
+            ) from error
         yield connection
+
+
+def available_memory() -> int:
+    """Returns the bytes of memory of this container, or of the machine if it has no limit."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in CGROUP_LIMITS:
+        try:
+            limits.append(int(file.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            # Not this version of cgroups, or `max`.
+            continue
+    return min(limits)
 
 
 @contextmanager
@@ -70,12 +112,13 @@ def _sentence(message: str, query: str) -> str:
     found = re.match(r"(\d+): ([^\n]*)", place)
     if not found:
         return text
-    number, shown = int(found[1]), found[2].strip(". ")
-    lines = query.splitlines()
-    # While rows are computed DuckDB shows its own rendering of the query, with a line of its own.
-    if number > len(lines) or shown not in lines[number - 1]:
-        return text
-    return f"{text}; line {number} of the query: {lines[number - 1].strip()}"
+    shown = found[2].strip(". ")
+    lines = dict(enumerate(query.splitlines(), 1))
+    # While rows are computed the query is one line further down: `Selection` wraps it.
+    for number in (int(found[1]), int(found[1]) - 1):
+        if shown and shown in lines.get(number, ""):
+            return f"{text}; line {number} of the query: {lines[number].strip()}"
+    return text
 
 
 def quote(name: str) -> str:
@@ -109,9 +152,30 @@ def create_views(connection: duckdb.DuckDBPyConnection, tables: str | Path) -> l
     return list(paths)
 
 
+@dataclass(frozen=True)
+class Selection:
+    """One SELECT of the user, checked, with columns of types that everyone reads.
+
+    Attributes:
+        sql: It as SQL that can be wrapped; the user's text starts in its second line.
+        relation: The same, to ask for its columns.
+    """
+
+    sql: str
+    relation: duckdb.DuckDBPyRelation
+
+    def reader(
+        self, connection: duckdb.DuckDBPyConnection, condition: str = "true", order: str = ""
+    ) -> pa.RecordBatchReader:
+        """Streams its rows; from the user's own text, so that errors know their line."""
+        ordered = f"\nORDER BY {order}" if order else ""
+        result = connection.execute(f"{self.sql}\nWHERE {condition}{ordered}")
+        return result.to_arrow_reader(BATCH_ROWS)
+
+
 def select(
     connection: duckdb.DuckDBPyConnection, query: str, what: str, views: list[str]
-) -> duckdb.DuckDBPyRelation:
+) -> Selection:
     """Prepares one SELECT of the user and gives its columns types that everyone reads.
 
     Raises:
@@ -123,7 +187,6 @@ def select(
         raise InputError(f"{what} must be one SELECT; it holds {_kinds(statements)}.")
     try:
         with explained(f"{what} cannot run", query):
-            # Without the text after it: a closing ; or comment cannot be wrapped.
             relation = connection.sql(query)
     except InputError as error:
         if isinstance(error.__cause__, duckdb.CatalogException):
@@ -136,7 +199,46 @@ def select(
             f"{what} returns the column {', '.join(map(repr, twice))} more than once; "
             "name each column once, or rename it with AS."
         )
-    return relation.project(", ".join(_plain_columns(relation)))
+    columns = ", ".join(_plain_columns(relation))
+    sql = f"SELECT {columns} FROM (\n{_without_end(query)}\n)"
+    return Selection(sql, relation.project(columns))
+
+
+def _without_end(query: str) -> str:
+    """Cuts a closing ; and what follows it: neither can stand within parentheses."""
+    for offset, _ in reversed(duckdb.tokenize(query)):
+        if query.encode()[offset : offset + 1] != b";":
+            break
+        query = query.encode()[:offset].decode()
+    return query
+
+
+def total_order(
+    relation: duckdb.DuckDBPyRelation, first: Sequence[str], what: str = "the rows"
+) -> str:
+    """Returns the SQL of an order that leaves nothing to chance: ties go by the other columns.
+
+    Args:
+        relation: What is ordered.
+        first: Columns that count first, each with ` DESC` after it or not.
+        what: What is ordered, for the error.
+
+    Raises:
+        InputError: If a column is not there.
+    """
+    terms, named = [], []
+    for term in first:
+        found = re.fullmatch(r"(.+?)(?:\s+(asc|desc))?", term.strip(), re.IGNORECASE)
+        column = found[1] if found else term
+        if column not in relation.columns:
+            raise InputError(
+                f"The order of {what} names {column!r}; it has {', '.join(relation.columns)}."
+            )
+        named.append(column)
+        direction = (found[2] or "asc").upper() if found else "ASC"
+        terms.append(f"{quote(column)} {direction} NULLS LAST")
+    terms += [f"{quote(name)} NULLS LAST" for name in relation.columns if name not in named]
+    return ", ".join(terms)
 
 
 def _kinds(statements: list[duckdb.Statement]) -> str:

@@ -1,20 +1,33 @@
-"""Sources become tables: Parquet, CSV and JSON lines, from local paths."""
+"""Sources become tables: Parquet, CSV and JSON lines from paths and gs://, rows of databases.
+
+On a laptop a step's cache is keyed by the bytes of its input, so what follows runs again exactly
+when the fingerprint here is another one. On a cluster KFP keys its cache by the identity of the
+input artifact, which is new in every run, and by parameters, which say nothing about what lies at a
+URI: therefore ingest always runs, with caching switched off, and so does what follows it.
+"""
 
 import hashlib
-import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import duckdb
 
 from kfloop.components.contracts.dataset import fingerprint, write_dataset
+from kfloop.components.contracts.environment import expand
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import new_directory
 from kfloop.components.data import duck
 from kfloop.components.data.names import require_table_name
+
+if TYPE_CHECKING:
+    from kfloop.components.data.storage import Store
 
 EXTENSIONS = {
     "parquet": (".parquet",),
@@ -22,64 +35,125 @@ EXTENSIONS = {
     "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
 }
 READERS = {
-    "parquet": "read_parquet([{files}], union_by_name = true)",
+    "parquet": "read_parquet([{files}], union_by_name = true, hive_partitioning = {hive})",
     # The whole file decides the types, not its first rows.
-    "csv": "read_csv([{files}], union_by_name = true, sample_size = -1)",
+    "csv": "read_csv([{files}], union_by_name = true, sample_size = -1, "
+    "hive_partitioning = {hive})",
     "jsonl": "read_json([{files}], format = 'newline_delimited', union_by_name = true, "
-    "sample_size = -1)",
+    "sample_size = -1, hive_partitioning = {hive})",
 }
-KEYS = ("name", "uri", "format", "timestamp")
+KEYS = ("name", "uri", "format", "timestamp", "query")
+GLOB_MARKS = set("*?[")
+# More files than that are told by their number and their common digest.
+TOLD_FILES = 200
 
 
 @dataclass(frozen=True)
 class Source:
-    """One source: what becomes the table `name`."""
+    """One source, as it was given: what becomes the table `name`."""
 
     name: str
     uri: str
     format: str
     timestamp: str
-    files: tuple[Path, ...]
+    query: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A source's content on this machine.
+
+    Attributes:
+        root: What the files lie below; `key=value` folders below it are columns.
+        files: The files, in the order of their names.
+        told: What identifies each: `uri`, `bytes`, and `sha256`, or `crc32c` with the store's
+            `generation` and `etag`.
+    """
+
+    root: Path
+    files: list[Path]
+    told: list[dict[str, Any]]
 
 
 def ingest(
-    sources: Sequence[dict[str, Any]], path: str | Path, since: str = "", until: str = ""
+    sources: Sequence[dict[str, Any]],
+    path: str | Path,
+    since: str = "",
+    until: str = "",
+    workers: int = 8,
+    retry_seconds: float = 300.0,
+    download_directory: str = "",
+    memory_limit: str = "",
+    temp_directory: str = "",
 ) -> dict[str, Any]:
     """Reads sources and writes one table each.
 
     Args:
-        sources: `name` (the table), `uri` (a file, a directory or a glob; a plain path or
-            file://), `format` (parquet, csv or jsonl; by default from the extension) and
-            `timestamp` (a column; without it the window does not apply to the source).
+        sources: `name` (the table), `uri`, and where needed `format` (parquet, csv or jsonl; by
+            default from the extension) and `timestamp` (a column; without it the window does not
+            apply to the source). The uri is a file, a folder or a glob (a plain path, file:// or
+            gs://), or, with a `query`, SQLAlchemy's URL of a database. `${NAME}` in it stands for
+            an environment variable.
         path: The directory of tables to write.
         since: Start of the window, ISO 8601, inclusive; empty for no start.
         until: End of the window, ISO 8601, exclusive; empty for no end.
+        workers: How many requests to gs:// run at the same time.
+        retry_seconds: How long one request to gs:// is tried again while the store is busy.
+        download_directory: Where downloads from gs:// are kept, so that a step that was killed
+            goes on where it was; empty to keep nothing.
+        memory_limit: Most memory DuckDB uses, see `duck.connect`.
+        temp_directory: Where it spills, see `duck.connect`.
 
     Returns:
-        `sources` (a list with name, uri, format, files, bytes, sha256 and rows of each),
-        `tables` (rows by name) and `fingerprint`.
+        `sources` (a list with name, uri, format, file_count, bytes, digest, files and rows of
+        each), `tables` (rows by name) and `fingerprint`, which depends on the rows and nothing
+        else: not on times, paths or generations.
 
     Raises:
         InputError: If a source is not understood, is not there, cannot be read or has no rows.
     """
-    found = [_source(entry) for entry in sources]
-    names = [source.name for source in found]
+    given = [_source(entry) for entry in sources]
+    names = [source.name for source in given]
     if not names:
         raise InputError("There are no sources; name at least one.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"The source {', '.join(twice)} is given twice; name each source once.")
-    with new_directory(path) as directory, duck.connect() as connection:
+
+    @cache
+    def store() -> "Store":
+        # Needed only by sources at gs://, and half a second to import.
+        from kfloop.components.data.storage import Store
+
+        return Store(workers, retry_seconds)
+
+    with (
+        new_directory(path) as directory,
+        duck.connect(memory_limit, temp_directory) as connection,
+    ):
         told = []
-        for source in found:
-            rows = _write(connection, source, directory / source.name, since, until)
-            told.append(_describe(source, rows))
-            print(f"{source.name}: {rows:,} rows from {source.uri}", flush=True)
+        for source in given:
+            # Beside the output, where there is room for it.
+            with _scratch(Path(path).parent) as scratch:
+                kept = Path(download_directory) if download_directory else scratch
+                fetched = _fetch(source, since, until, scratch, kept, store)
+                kind = source.format or ("rows" if source.query else _format(source, fetched.files))
+                rows = _write(
+                    connection, source, kind, fetched, directory / source.name, since, until
+                )
+            told.append(_describe(source, kind, fetched, rows))
+            print(f"{source.name}: {rows:,} rows from {told[-1]['uri']}", flush=True)
         return {
             "sources": told,
             "tables": {entry["name"]: entry["rows"] for entry in told},
             "fingerprint": fingerprint(directory),
         }
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".kfloop-ingest-") as scratch:
+        yield Path(scratch)
 
 
 def _source(entry: dict[str, Any]) -> Source:
@@ -91,43 +165,115 @@ def _source(entry: dict[str, Any]) -> Source:
         )
     require_table_name(entry.get("name"), "A source")
     name = entry["name"]
-    uri = entry.get("uri") or ""
-    if not uri:
+    if not entry.get("uri"):
         raise InputError(f"The source {name!r} has no uri; give a path.")
-    files = _files(name, uri)
-    given = entry.get("format") or ""
-    if given and given not in EXTENSIONS:
+    kind = entry.get("format") or ""
+    if kind and kind not in EXTENSIONS:
         raise InputError(
-            f"The source {name!r} has the format {given!r}; use {', '.join(EXTENSIONS)}."
+            f"The source {name!r} has the format {kind!r}; use {', '.join(EXTENSIONS)}."
         )
-    kind = given or _format(name, files)
-    return Source(name, uri, kind, entry.get("timestamp") or "", tuple(files))
+    query = entry.get("query") or ""
+    if query and kind:
+        raise InputError(f"The source {name!r} has a query, so it is rows; leave out its format.")
+    return Source(name, entry["uri"], kind, entry.get("timestamp") or "", query)
 
 
-def _files(name: str, uri: str) -> list[Path]:
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
-    if scheme and scheme[1] != "file":
-        raise InputError(
-            f"The source {name!r} is at {uri}; {scheme[1]}:// is not supported, "
-            "so copy it to a local or mounted path."
+def _fetch(
+    source: Source,
+    since: str,
+    until: str,
+    scratch: Path,
+    kept: Path,
+    store: "Callable[[], Store]",
+) -> Fetched:
+    if source.query:
+        from kfloop.components.data.database import read_query
+
+        files = read_query(
+            source.name, source.uri, source.query, source.timestamp, since, until, scratch
         )
-    path = Path(unquote(uri.removeprefix("file://")) if scheme else uri)
+        if not files:
+            raise InputError(_no_rows(source, since, until))
+        return Fetched(scratch, files, [])
+    uri = expand(source.uri, f"The source {source.name!r}")
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        return _local(source, Path(unquote(rest) if separator else uri))
+    if scheme == "gs":
+        return _stored(source, uri, kept, store())
+    raise InputError(
+        f"The source {source.name!r} is at {scheme}://, which is neither a path nor gs://; "
+        "if it is a database, give it a query."
+    )
+
+
+def _stored(source: Source, uri: str, directory: Path, store: "Store") -> Fetched:
+    found = [each for each in store.find(uri) if _is_data(uri, each.name.rsplit("/", 1)[-1])]
+    if not found:
+        raise InputError(_nothing_there(source))
+    size = sum(each.size for each in found)
+    told_size = f"{len(found)} objects, {size / 1e6:,.1f} MB"
+    print(f"{source.name}: {told_size} at {source.uri}", flush=True)
+    files = store.download(found, directory)
+    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    if [each.name for each in found] == [name]:
+        root = files[0].parent
+    else:
+        fixed = list(
+            takewhile(
+                lambda part: not set(part) & GLOB_MARKS, [bucket, *name.rstrip("/").split("/")]
+            )
+        )
+        root = Path(*files[0].parts[: len(directory.parts) + len(fixed)])
+    told = [
+        {
+            "uri": each.uri,
+            "bytes": each.size,
+            "generation": str(each.generation),
+            "etag": each.etag,
+            "crc32c": each.crc32c,
+        }
+        for each in found
+    ]
+    return Fetched(root, files, told)
+
+
+def _is_data(uri: str, name: str) -> bool:
+    """Tells whether a file that was found, rather than named, holds data."""
+    if uri.endswith(f"/{name}"):
+        return True
+    # A leading dot or _ is somebody's bookkeeping, such as _SUCCESS or a half-written file.
+    if name[0] in "._":
+        return False
+    endings = tuple(ending for known in EXTENSIONS.values() for ending in known)
+    return bool(set(uri) & GLOB_MARKS) or name.endswith(endings)
+
+
+def _local(source: Source, path: Path) -> Fetched:
+    uri = str(path)
     if path.is_file():
-        return [path]
-    if path.is_dir():
-        endings = tuple(ending for known in EXTENSIONS.values() for ending in known)
-        files = [file for file in path.rglob("*") if file.name.endswith(endings)]
+        root, files = path.parent, [path]
+    elif path.is_dir():
+        root, files = path, [file for file in path.rglob("*") if _is_data(uri, file.name)]
     else:
         whole = path.absolute()
         files = list(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor))))
-    # A leading dot or _ is somebody's bookkeeping, such as _SUCCESS or a half-written file.
-    files = sorted(file for file in files if file.is_file() and file.name[0] not in "._")
+        files = [file for file in files if _is_data(uri, file.name)]
+        root = Path(*takewhile(lambda part: not set(part) & GLOB_MARKS, whole.parts))
+    files = sorted(file for file in files if file.is_file())
     if not files:
-        raise InputError(f"The source {name!r} is at {uri}, where no data file is; check the path.")
-    return files
+        raise InputError(_nothing_there(source))
+    told = [
+        {"uri": str(file), "bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files
+    ]
+    return Fetched(root, files, told)
 
 
-def _format(name: str, files: Sequence[Path]) -> str:
+def _nothing_there(source: Source) -> str:
+    return f"The source {source.name!r} is at {source.uri}, where no data file is; check the path."
+
+
+def _format(source: Source, files: Sequence[Path]) -> str:
     kinds = {
         kind
         for file in files
@@ -138,43 +284,77 @@ def _format(name: str, files: Sequence[Path]) -> str:
         return kinds.pop()
     has = f"files of several formats ({', '.join(sorted(kinds))})" if kinds else files[0].name
     raise InputError(
-        f"The format of the source {name!r} cannot be told from {has}; "
+        f"The format of the source {source.name!r} cannot be told from {has}; "
         f"set its format to one of {', '.join(EXTENSIONS)}."
     )
 
 
 def _write(
-    connection: duckdb.DuckDBPyConnection, source: Source, path: Path, since: str, until: str
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    kind: str,
+    fetched: Fetched,
+    path: Path,
+    since: str,
+    until: str,
 ) -> int:
-    files = ", ".join(duck.literal(str(file)) for file in source.files)
-    what = f"The source {source.name!r} at {source.uri} cannot be read as {source.format}"
+    what = f"The source {source.name!r} at {source.uri} cannot be read as {kind}"
     with duck.explained(what):
-        relation = connection.sql(f"SELECT * FROM {READERS[source.format].format(files=files)}")
+        relation = _relation(connection, kind, fetched)
+        if source.query and source.timestamp in relation.columns:
+            # SQLite has no times, only texts of them.
+            position = relation.columns.index(source.timestamp)
+            if relation.types[position].id == "varchar":
+                moment = f"{duck.moment(source.timestamp)} AS {duck.quote(source.timestamp)}"
+                relation = relation.project(f"* REPLACE ({moment})")
         if source.timestamp:
             duck.require_time(relation, source.timestamp, f"the source {source.name!r}")
             relation = relation.filter(duck.window(source.timestamp, since, until))
+        if source.query:
+            # A database gives rows in any order; the same rows make the same table.
+            first = [source.timestamp] if source.timestamp else []
+            relation = relation.order(duck.total_order(relation, first))
         rows: int = write_dataset(duck.reader(relation), path)["rows"]
     if not rows:
-        raise InputError(
-            f"The source {source.name!r} at {source.uri} has no rows"
-            + (f" between {since or 'the start'} and {until or 'the end'}" * bool(since or until))
-            + "; check the file and the window."
-        )
+        raise InputError(_no_rows(source, since, until))
     return rows
 
 
-def _describe(source: Source, rows: int) -> dict[str, Any]:
-    digests = [_sha256(file) for file in source.files]
-    whole = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    return {
-        "name": source.name,
-        "uri": source.uri,
-        "format": source.format,
-        "files": len(source.files),
-        "bytes": sum(file.stat().st_size for file in source.files),
-        # Of several files: over their digests, in the order of their names.
-        "sha256": digests[0] if len(digests) == 1 else whole,
-        "rows": rows,
+def _relation(
+    connection: duckdb.DuckDBPyConnection, kind: str, fetched: Fetched
+) -> duckdb.DuckDBPyRelation:
+    files = ", ".join(duck.literal(str(file)) for file in fetched.files)
+    # Folders like date=2024-01-01 are columns, below what the source names and nowhere else.
+    hive = any(
+        "=" in part for file in fetched.files for part in file.relative_to(fetched.root).parts[:-1]
+    )
+    reader = READERS["parquet" if kind == "rows" else kind].format(files=files, hive=hive)
+    relation = connection.sql(f"SELECT * FROM {reader}")
+    above = {part.partition("=")[0] for part in fetched.root.parts if "=" in part} if hive else {}
+    unwanted = [duck.quote(name) for name in relation.columns if name in above]
+    return relation.project(f"* EXCLUDE ({', '.join(unwanted)})") if unwanted else relation
+
+
+def _no_rows(source: Source, since: str, until: str) -> str:
+    window = f" between {since or 'the start'} and {until or 'the end'}" * bool(since or until)
+    what = "query" if source.query else "file"
+    return (
+        f"The source {source.name!r} at {source.uri} has no rows{window}; "
+        f"check the {what} and the window."
+    )
+
+
+def _describe(source: Source, kind: str, fetched: Fetched, rows: int) -> dict[str, Any]:
+    identities = [str(file.get("sha256") or file.get("crc32c")) for file in fetched.told]
+    told: dict[str, Any] = {"name": source.name, "uri": source.uri, "format": kind, "rows": rows}
+    if source.query:
+        # What identifies the rows is the fingerprint: a database has no generation to tell.
+        return told | {"query_sha256": hashlib.sha256(source.query.encode()).hexdigest()}
+    return told | {
+        "file_count": len(fetched.told),
+        "bytes": sum(file["bytes"] for file in fetched.told),
+        "digest": hashlib.sha256("\n".join(identities).encode()).hexdigest(),
+        "files": fetched.told[:TOLD_FILES],
     }
 
 

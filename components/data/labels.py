@@ -11,6 +11,8 @@ from kfloop.components.contracts.inference_log import EVENT_TIME
 from kfloop.components.contracts.model_package import PREDICTION
 from kfloop.components.data import duck
 
+OUTCOMES = ("matched", "unlabelled", "immature", "ambiguous", "failed")
+
 
 def join_labels(
     predictions: str | Path,
@@ -19,12 +21,16 @@ def join_labels(
     keys: list[str],
     label: str,
     timestamp: str = "",
+    maturity_days: float = 0.0,
+    until: str = "",
 ) -> dict[str, Any]:
     """Writes the predictions that have a label, with it.
 
     A missing key equals a missing key. A key with two different labels is ambiguous: its
-    predictions are left out and counted. So are those without a label yet, and requests that
-    failed.
+    predictions are left out and counted. So are those without a label, and requests that failed.
+
+    Labels arrive late. A prediction without one is `immature` while it is younger than
+    `maturity_days`, and `unlabelled` after that: its label is missing.
 
     Args:
         predictions: Rows of the inference log, or of batch scoring.
@@ -35,13 +41,17 @@ def join_labels(
         label: Label column of `labels`; a column of that name in the predictions is replaced.
         timestamp: Column of `labels` that equals `event_time` of the predictions; empty when
             the keys identify an instance alone.
+        maturity_days: How long a label may take, in days.
+        until: The moment it is counted from, ISO 8601, usually the end of the window; empty for
+            the newest prediction.
 
     Returns:
-        The dataset's metadata, with the counts `predictions`, `matched`, `unlabelled`,
+        The dataset's metadata, with the counts `predictions`, `matched`, `unlabelled`, `immature`,
         `ambiguous` and `failed`.
 
     Raises:
-        InputError: If a column is missing or a key has incompatible types.
+        InputError: If a column is missing, a key has incompatible types, or predictions of no
+            time are to mature.
     """
     if not keys:
         raise InputError("Labels are joined by keys; name at least one column.")
@@ -59,7 +69,8 @@ def join_labels(
             duck.require_time(known, timestamp, "the labels")
         for key in keys:
             _require_same_kind(logged, known, key)
-        joined = _join(connection, logged, known, pairs, label)
+        young = _immature(logged, timestamp, maturity_days, until)
+        joined = _join(connection, logged, known, pairs, label, young)
         counts = _counts(joined)
         columns = [name for name in logged.columns if name != label]
         kept = joined.filter("outcome = 'matched'").project(
@@ -68,6 +79,27 @@ def join_labels(
         metadata = write_dataset(duck.reader(kept), path, pairs[-1][0] if timestamp else "")
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()), flush=True)
     return metadata | counts
+
+
+def _immature(
+    logged: duckdb.DuckDBPyRelation, timestamp: str, maturity_days: float, until: str
+) -> str:
+    """Returns the SQL condition that a prediction's label need not be there yet."""
+    if maturity_days < 0:
+        raise InputError(f"maturity_days is {maturity_days}; give 0 or more.")
+    if not maturity_days:
+        return "false"
+    time = EVENT_TIME if EVENT_TIME in logged.columns else timestamp
+    if not time:
+        raise InputError(
+            "maturity_days needs the time of each prediction; give the timestamp column, or 0 "
+            "for labels that are all there."
+        )
+    duck.require_time(logged, time, "the predictions")
+    at = duck.moment(time)
+    end = duck.instant(until, "until") if until else f"(SELECT max({at}) FROM logged)"
+    seconds = round(maturity_days * 86_400)
+    return f"{at} > {end} - INTERVAL {seconds} SECONDS"
 
 
 def _require_same_kind(
@@ -88,6 +120,7 @@ def _join(
     known: duckdb.DuckDBPyRelation,
     pairs: list[tuple[str, str]],
     label: str,
+    immature: str,
 ) -> duckdb.DuckDBPyRelation:
     """Gives every prediction an `outcome` and, if there is exactly one, the `found_label`."""
     value = duck.quote(label)
@@ -117,6 +150,7 @@ def _join(
             found_label,
             CASE
                 WHEN {failed} THEN 'failed'
+                WHEN found_labels IS NULL AND {immature} THEN 'immature'
                 WHEN found_labels IS NULL THEN 'unlabelled'
                 WHEN found_labels > 1 THEN 'ambiguous'
                 ELSE 'matched'
@@ -133,7 +167,5 @@ def _comparable(relation: duckdb.DuckDBPyRelation, column: str) -> str:
 
 def _counts(joined: duckdb.DuckDBPyRelation) -> dict[str, int]:
     found = dict(joined.aggregate("outcome, count(*)", "outcome").fetchall())
-    outcomes = {
-        name: int(found.get(name, 0)) for name in ("matched", "unlabelled", "ambiguous", "failed")
-    }
+    outcomes = {name: int(found.get(name, 0)) for name in OUTCOMES}
     return {"predictions": sum(outcomes.values())} | outcomes

@@ -5,9 +5,7 @@ account. `STORAGE_EMULATOR_HOST` sends everything to an emulator instead, withou
 """
 
 import base64
-import fnmatch
 import json
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +20,8 @@ import google_crc32c
 import requests
 from google.api_core import exceptions as api_exceptions
 from google.auth import exceptions as auth_exceptions
-from google.cloud import storage
 from google.cloud.exceptions import GoogleCloudError
+from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from kfloop.components.contracts.errors import InputError
@@ -82,7 +80,7 @@ class Store:
         self.workers = workers
         self.retry = DEFAULT_RETRY.with_timeout(retry_seconds)
         with explained("Google Cloud Storage"):
-            self.client = storage.Client()
+            self.client = Client()
             transport = self.client._http
         # As many connections as threads: requests keeps ten, and drops the others with a warning.
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=workers)
@@ -98,11 +96,12 @@ class Store:
         bucket, name = split_uri(uri)
         with explained(uri):
             if not re.search(r"[*?\[]", name):
-                blob = self.client.bucket(bucket).get_blob(name, retry=self.retry) if name else None
-                if blob is not None:
-                    return [_stored(blob)]
-                folder = name if not name or name.endswith("/") else f"{name}/"
-                return self.list_folder(f"{SCHEME}{bucket}/{folder}")
+                if name and not name.endswith("/"):
+                    blob = self.client.bucket(bucket).get_blob(name, retry=self.retry)
+                    if blob is not None:
+                        return [_stored(blob)]
+                    name += "/"
+                return self.list_folder(f"{SCHEME}{bucket}/{name}")
             fixed = re.split(r"[*?\[]", name, maxsplit=1)[0]
             pattern = re.compile(_glob_to_regex(name))
             return [
@@ -215,12 +214,9 @@ class _Download:
     def __init__(self, store: Store, found: StoredObject, directory: Path) -> None:
         self.store = store
         self.found = found
-        parts = [part for part in found.name.split("/") if part]
-        # Where a name has what a path must not, it is spelled out.
-        safe = [quote(part, safe=" =+,@()") if part not in (".", "..") else "%2E" for part in parts]
         suffix = ".gz" if found.encoding == "gzip" and not found.name.endswith(".gz") else ""
-        folder = f"{found.bucket}-{found.generation}" if len(parts) == 1 else found.bucket
-        self.target = directory / folder / ("/".join(safe) + suffix)
+        path = "/".join(map(_file_name, found.name.split("/"))) + suffix
+        self.target = directory / found.bucket / path
         self.partial = self.target.with_name(f".{self.target.name}.{found.generation}.partial")
         self.record = self.partial.with_suffix(".pieces")
         self.lock = threading.Lock()
@@ -330,6 +326,12 @@ def explained(uri: str, pinned: bool = False) -> Iterator[None]:
         raise InputError(f"{uri} could not be had: {_line(error)}; run the step again.") from error
 
 
+def _file_name(part: str) -> str:
+    """Spells out what a path cannot carry, so that every object has a file of its own."""
+    special = {"": "%", ".": "%2E", "..": "%2E%2E"}
+    return special.get(part) or quote(part, safe=" =+,@()")
+
+
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")[:300]
 
@@ -348,7 +350,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 def checksum(file: Path) -> str:
     """Returns the crc32c of a file as the store tells it: base64, big-endian."""
-    total = google_crc32c.Checksum()
+    total: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]  # half typed
     with file.open("rb") as stream:
         while chunk := stream.read(1 << 20):
             total.update(chunk)
@@ -373,6 +375,6 @@ def _glob_to_regex(pattern: str) -> str:
     meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return "".join(
         meanings.get(piece)
-        or (fnmatch.translate(piece)[4:-3] if piece.startswith("[") else re.escape(piece))
+        or (piece.replace("[!", "[^", 1) if piece.startswith("[") else re.escape(piece))
         for piece in pieces
     )

@@ -1,5 +1,6 @@
 """SQL over tables: one query makes a dataset, several make feature tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ def transform(
     since: str = "",
     until: str = "",
     allow_empty: bool = False,
+    order_by: Sequence[str] = (),
+    memory_limit: str = "",
+    temp_directory: str = "",
 ) -> dict[str, Any]:
     """Runs a SELECT and writes its rows in a window as a dataset.
 
@@ -39,6 +43,11 @@ def transform(
         since: Start of the window, ISO 8601, inclusive; empty for no start.
         until: End of the window, ISO 8601, exclusive; empty for no end.
         allow_empty: Whether no rows are an answer rather than an error.
+        order_by: Columns of the result to sort by, each with ` DESC` after it or not; ties go by
+            the other columns, so that the same rows are the same files. Empty to keep the query's
+            order, which only an ORDER BY in it makes certain.
+        memory_limit: Most memory DuckDB uses, see `duck.connect`.
+        temp_directory: Where it spills, see `duck.connect`.
 
     Returns:
         The dataset's metadata.
@@ -49,18 +58,20 @@ def transform(
     """
     if (since or until) and not timestamp:
         raise InputError("since and until need a timestamp column; give its name.")
-    with duck.connect() as connection:
+    with duck.connect(memory_limit, temp_directory) as connection:
         views = duck.create_views(connection, tables)
-        relation = duck.select(connection, query, "The query", views)
+        selection = duck.select(connection, query, "The query", views)
+        condition, order = "true", ""
         if timestamp:
-            duck.require_time(relation, timestamp, "the query's result")
+            duck.require_time(selection.relation, timestamp, "the query's result")
             # Rows without a timestamp stay in, to be counted below: they belong to no window.
             column = duck.quote(timestamp)
-            relation = relation.filter(
-                f"{column} IS NULL OR ({duck.window(timestamp, since, until)})"
-            )
+            condition = f"{column} IS NULL OR ({duck.window(timestamp, since, until)})"
+        if order_by:
+            order = duck.total_order(selection.relation, order_by, "the query's result")
         with duck.explained("The query cannot run", query):
-            metadata = write_dataset(duck.reader(relation), path, timestamp)
+            rows = selection.reader(connection, condition, order)
+            metadata = write_dataset(rows, path, timestamp)
     if timestamp:
         _require_timestamps(path, timestamp)
     if not metadata["rows"] and not allow_empty:
@@ -84,7 +95,11 @@ def _told_window(since: str, until: str) -> str:
 
 
 def build_feature_tables(
-    tables: str | Path, queries: dict[str, str], path: str | Path
+    tables: str | Path,
+    queries: dict[str, str],
+    path: str | Path,
+    memory_limit: str = "",
+    temp_directory: str = "",
 ) -> dict[str, Any]:
     """Runs one SELECT per feature table.
 
@@ -92,6 +107,8 @@ def build_feature_tables(
         tables: Tables, one view each.
         queries: SQL by the name of the table it makes; empty makes a directory without tables.
         path: The directory to write.
+        memory_limit: Most memory DuckDB uses, see `duck.connect`.
+        temp_directory: Where it spills, see `duck.connect`.
 
     Returns:
         `tables` (rows by name) and `fingerprint`.
@@ -100,14 +117,17 @@ def build_feature_tables(
         InputError: If a query cannot run or returns no rows, or a name cannot name a table.
     """
     rows = {}
-    with new_directory(path) as directory, duck.connect() as connection:
+    with (
+        new_directory(path) as directory,
+        duck.connect(memory_limit, temp_directory) as connection,
+    ):
         views = duck.create_views(connection, tables) if queries else []
         for name, query in queries.items():
             require_table_name(name, "A feature table")
             what = f"The query of feature table {name!r}"
-            relation = duck.select(connection, query, what, views)
+            selection = duck.select(connection, query, what, views)
             with duck.explained(f"{what} cannot run", query):
-                write_dataset(duck.reader(relation), directory / name)
+                write_dataset(selection.reader(connection), directory / name)
             rows[name] = row_count(directory / name)
             if not rows[name]:
                 raise InputError(f"{what} returns no rows; check it against the sources.")

@@ -12,10 +12,21 @@ from kfloop.components.contracts.inference_log import EVENT_TIME, log_files
 
 
 class Windows(NamedTuple):
-    """Bounds of windows, ISO 8601; each window is since <= time < until."""
+    """Bounds of windows, ISO 8601; each window is since <= time < until.
+
+    Attributes:
+        window_since: Start of the requests that are judged.
+        until: Their end.
+        data_since: Start of the examples whose labels are joined to them.
+        data_until: End of the examples, also of those to train and evaluate on.
+        train_since: Start of the examples to train on.
+        split_at: End of them, and start of those to evaluate on.
+    """
 
     window_since: str
     until: str
+    data_since: str
+    data_until: str
     train_since: str
     split_at: str
 
@@ -27,6 +38,7 @@ def plan_windows(
     window_days: int,
     train_days: int,
     evaluation_days: int,
+    timestamp: str = "",
 ) -> Windows:
     """Plans the windows of a monitoring run.
 
@@ -37,15 +49,22 @@ def plan_windows(
         window_days: Length of the judged window.
         train_days: Length of the training window before the evaluation window.
         evaluation_days: Length of the newest window, kept for evaluation.
+        timestamp: Time column of the examples. Without one they have no windows, all of them are
+            used, and those bounds are empty.
 
     Raises:
         InputError: If `until` is empty and the log holds no request.
     """
     end = parse_time(until, "until") if until else _newest_day(log_uri, model_version)
+    start = (end - timedelta(days=window_days)).isoformat()
+    if not timestamp:
+        return Windows(start, end.isoformat(), "", "", "", "")
     split = end - timedelta(days=evaluation_days)
     return Windows(
-        window_since=(end - timedelta(days=window_days)).isoformat(),
+        window_since=start,
         until=end.isoformat(),
+        data_since=start,
+        data_until=end.isoformat(),
         train_since=(split - timedelta(days=train_days)).isoformat(),
         split_at=split.isoformat(),
     )

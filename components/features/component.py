@@ -11,6 +11,7 @@ def apply_feature_repo(
     feature_repo: dsl.Output[dsl.Artifact],
     repo_uri: str = "",
     feature_service: str = "",
+    repo: dsl.Input[dsl.Artifact] = None,  # type: ignore[assignment]  # KFP's optional artifact
 ):
     """Copies a Feast repository, puts feature tables into it and applies its definitions.
 
@@ -19,13 +20,16 @@ def apply_feature_repo(
         feature_repo: The applied repository, with its registry. Metadata: `project`,
             `feature_service`, `feature_services`, `feature_views`, `entities`, `tables`,
             `fingerprint`.
-        repo_uri: Directory of the Feast repository; empty for a loop without features.
+        repo_uri: Directory or gs:// address of the Feast repository; empty for a loop without
+            features.
         feature_service: Feature service that must exist; empty for none.
+        repo: The Feast repository as an artifact, in place of `repo_uri`.
     """
     from kfloop.components.features.repository import apply
 
+    uri = repo.path if repo else repo_uri
     feature_repo.metadata.update(
-        apply(feature_tables.path, feature_repo.path, repo_uri, feature_service)
+        apply(feature_tables.path, feature_repo.path, uri, feature_service)
     )
 
 
@@ -66,10 +70,68 @@ def materialize_features(
     Args:
         feature_repo: The applied repository.
         materialized: Its copy with online store and registry. Metadata: `feature_views`,
-            `since`, `until`.
+            `since`, `until`, `intervals`.
         until: Values before this time, ISO 8601; empty for all there are.
-        since: Values from this time on, ISO 8601; empty for no start.
+        since: Values from this time on, ISO 8601; empty to go on where the registry says that the
+            last one ended.
     """
     from kfloop.components.features.materialize import materialize
 
     materialized.metadata.update(materialize(feature_repo.path, materialized.path, since, until))
+
+
+@dsl.component(base_image=image("features"), install_kfp_package=False)
+def push_features(
+    dataset: dsl.Input[dsl.Dataset],
+    feature_repo: dsl.Input[dsl.Artifact],
+    pushed: dsl.Output[dsl.Artifact],
+    push_source: str,
+    to: str = "online",
+):
+    """Writes new feature values into the online store, the offline store, or both.
+
+    Args:
+        dataset: Rows with entity keys, features and time, named as in the feature view.
+        feature_repo: The repository, applied or materialized.
+        pushed: Its copy with the new values. Metadata: `push_source`, `rows`, `offline`,
+            `online`, `outdated`.
+        push_source: Push source of the repository; every view that reads it gets the rows.
+        to: online, offline or both.
+    """
+    from kfloop.components.features.push import push
+
+    pushed.metadata.update(push(dataset.path, feature_repo.path, pushed.path, push_source, to))
+
+
+@dsl.component(base_image=image("features"), install_kfp_package=False)
+def retrieve_online(
+    examples: dsl.Input[dsl.Dataset],
+    feature_repo: dsl.Input[dsl.Artifact],
+    online: dsl.Output[dsl.Dataset],
+    decision: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    feature_service: str = "",
+    at: str = "",
+    limit: int = 1000,
+) -> str:
+    """Reads the online store as a model server does and compares it with the training join.
+
+    Args:
+        examples: Rows with the entity keys and what on-demand views ask of a request.
+        feature_repo: The materialized repository.
+        online: The examples with the features that are served.
+        decision: Whether training and serving agree; `no_data` when nothing could be compared.
+        page: The decision as a page.
+        feature_service: Features to read; empty for a loop without features.
+        at: The moment to serve, ISO 8601; empty for the end of what was materialized.
+        limit: How many examples, from the last ones; 0 for all.
+    """
+    from kfloop.components.features.online import retrieve
+
+    told, decided = retrieve(
+        *(examples.path, feature_repo.path, online.path, decision.path, page.path),
+        *(feature_service, at, limit),
+    )
+    online.metadata.update(told)
+    decision.metadata.update(decided)
+    return decided["decision"]

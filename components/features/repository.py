@@ -14,37 +14,31 @@ A loop without features has an artifact with only `no-feature-repo.txt`.
 
 import contextlib
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.dataset as ds
-import yaml
-from feast import FeatureStore, FeatureView, FileSource
+from feast import FeatureStore, FeatureView, FileSource, Project
 from feast.errors import FeastError
 from feast.feature_view import DUMMY_ENTITY_ID
-from feast.repo_config import load_repo_config
+from feast.repo_config import RepoConfig
 from feast.repo_contents import RepoContents
-from feast.repo_operations import apply_total, parse_repo
+from feast.repo_operations import extract_objects_for_apply_delete, parse_repo
 
 from kfloop.components.contracts.dataset import fingerprint, row_count, table_names
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path, new_directory, write_text
+from kfloop.components.features.cloud import download_directory
+from kfloop.components.features.config import CONFIG, complete, load
+from kfloop.components.features.offline_store import local_path as local_path_of
+from kfloop.components.features.registry import require_shared_online_store, sole_writer
 
-CONFIG = "feature_store.yaml"
 NO_REPO = "no-feature-repo.txt"
-DEFAULTS: dict[str, Any] = {
-    "provider": "local",
-    "registry": "data/registry.db",
-    "offline_store": {"type": "duckdb"},
-    "online_store": {"type": "sqlite", "path": "data/online_store.db"},
-    "entity_key_serialization_version": 3,
-}
-# Feast's default store loses rows that share entity and time, and rows whose values are too old.
-LOSSY_STORES = ("file", "dask")
+# Of a user's repository, what an artifact makes itself.
+LEFT_OUT = ("__pycache__", "data")
 # What the user's definitions can raise while they are imported and checked.
 DEFINITION_ERRORS = (
     FeastError,
@@ -66,7 +60,8 @@ def apply(
     Args:
         feature_tables: Tables; each becomes `data/<table>/` of the repository.
         path: The artifact to write.
-        repo_uri: The user's repository, a directory; empty for a loop without features.
+        repo_uri: The user's repository, a directory or `gs://` address; empty for a loop without
+            features.
         feature_service: Feature service that must exist; empty for none.
 
     Returns:
@@ -79,30 +74,22 @@ def apply(
     """
     if not repo_uri:
         return _without_repo(path, feature_service)
-    source = local_path(repo_uri, "The feature repository")
-    if not any(source.glob("*.py")):
-        raise InputError(f"The feature repository {source} holds no definitions (*.py).")
-    with new_directory(path) as repo:
-        shutil.copytree(
-            source,
-            repo,
-            ignore=shutil.ignore_patterns("__pycache__", "data", ".*"),
-            dirs_exist_ok=True,
-        )
+    with new_directory(Path(path).absolute()) as repo:
+        _copy(repo_uri, repo)
         tables = {}
         for name in table_names(feature_tables):
             shutil.copytree(Path(feature_tables) / name, repo / "data" / name)
             tables[name] = row_count(repo / "data" / name)
         (repo / "data").mkdir(exist_ok=True)
-        _complete_config(repo, source.name)
+        complete(repo, PurePosixPath(repo_uri).name)
         # Before apply, which writes the time of the day into the registry.
         identity = fingerprint(repo)
-        _apply_definitions(repo, source)
+        _apply_definitions(repo, repo_uri)
         store = open_store(repo)
         services = sorted(service.name for service in store.list_feature_services())
         if feature_service and feature_service not in services:
             raise InputError(
-                f"The feature service {feature_service!r} does not exist in {source}; "
+                f"The feature service {feature_service!r} does not exist in {repo_uri}; "
                 f"it has {', '.join(services) or 'none'}."
             )
         views = [*store.list_feature_views(), *store.list_on_demand_feature_views()]
@@ -116,6 +103,21 @@ def apply(
             "tables": tables,
             "fingerprint": identity,
         }
+
+
+def _copy(uri: str, repo: Path) -> None:
+    """Copies a user's repository without its data."""
+    if uri.startswith("gs://"):
+        download_directory(uri, repo, LEFT_OUT)
+    else:
+        shutil.copytree(
+            local_path(uri, "The feature repository"),
+            repo,
+            ignore=shutil.ignore_patterns(*LEFT_OUT, ".*"),
+            dirs_exist_ok=True,
+        )
+    if not any(repo.glob("*.py")):
+        raise InputError(f"The feature repository {uri} holds no definitions (*.py).")
 
 
 def _without_repo(path: str | Path, feature_service: str) -> dict[str, Any]:
@@ -142,13 +144,20 @@ def is_repo(path: str | Path) -> bool:
     return True
 
 
-def open_store(repo: str | Path) -> FeatureStore:
+def open_store(repo: str | Path, config: RepoConfig | None = None) -> FeatureStore:
     """Opens an applied repository.
 
-    By its path: a store that is given its configuration looks for the registry below the working
-    directory, and quietly makes an empty one there.
+    With its path: a store that is given only its configuration looks for the registry below the
+    working directory, and quietly makes an empty one there.
+
+    Args:
+        repo: The repository.
+        config: Its configuration, when it is loaded already.
+
+    Raises:
+        InputError: If its configuration asks for an environment variable that is not set.
     """
-    return FeatureStore(repo_path=str(Path(repo).absolute()))
+    return FeatureStore(repo_path=str(Path(repo).absolute()), config=config or load(repo))
 
 
 @contextlib.contextmanager
@@ -176,26 +185,22 @@ def at_home(repo: str | Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _complete_config(repo: Path, name: str) -> None:
-    file = repo / CONFIG
-    config = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
-    if not isinstance(config, dict):
-        raise InputError(f"{CONFIG} of the feature repository is not a mapping of settings.")
-    config = {"project": re.sub(r"\W", "_", name).lstrip("_") or "features"} | DEFAULTS | config
-    offline = config["offline_store"]
-    kind = offline.get("type") if isinstance(offline, dict) else offline
-    if kind in LOSSY_STORES:
-        print(f"The offline store is duckdb in place of {kind}, which loses rows.", flush=True)
-        config["offline_store"] = {"type": "duckdb"}
-    write_text(file, yaml.safe_dump(config, sort_keys=False))
-
-
-def _apply_definitions(repo: Path, source: Path) -> None:
+def _apply_definitions(repo: Path, source: str) -> None:
+    config = load(repo)
+    require_shared_online_store(config, repo)
     with at_home(repo):
         try:
             contents = parse_repo(repo)
             _require_columns(contents, repo)
-            apply_total(load_repo_config(repo, repo / CONFIG), repo, skip_source_validation=True)
+            _require_project(contents, config.project)
+            with sole_writer(config, repo):
+                store = open_store(repo, config)
+                changed, gone, *_ = extract_objects_for_apply_delete(
+                    config.project, store.registry, contents
+                )
+                # Feast's command line takes another way with SQLite: there it drops the online
+                # tables of other projects in the same registry, and notes where this directory is.
+                store.apply(changed, objects_to_delete=gone, partial=False)
         except InputError:
             raise
         except DEFINITION_ERRORS as error:
@@ -204,6 +209,18 @@ def _apply_definitions(repo: Path, source: Path) -> None:
                 f"The feature repository {source} cannot be applied: "
                 f"{type(error).__name__}: {told}."
             ) from error
+
+
+def _require_project(contents: RepoContents, name: str) -> None:
+    """Adds the project when the definitions have none, as Feast does."""
+    if not contents.projects:
+        contents.projects.append(Project(name=name))
+    names = [project.name for project in contents.projects]
+    if names != [name]:
+        raise InputError(
+            f"The definitions are of the project {', '.join(names)} and {CONFIG} is of {name}; "
+            "a repository has one project."
+        )
 
 
 def _require_columns(contents: RepoContents, repo: Path) -> None:
@@ -224,7 +241,10 @@ def _require_columns(contents: RepoContents, repo: Path) -> None:
         renamed = {new: old for old, new in source.field_mapping.items()}
         named = {*(field.name for field in view.schema), *(keys[name] for name in view.entities)}
         needed = {renamed.get(name, name) for name in named - {DUMMY_ENTITY_ID}}
-        needed.add(source.timestamp_field)
+        needed |= {
+            renamed.get(name, name)
+            for name in (source.timestamp_field, source.created_timestamp_column)
+        }
         missing = sorted(needed - set(schema.names) - {""})
         if missing:
             raise InputError(
@@ -234,9 +254,6 @@ def _require_columns(contents: RepoContents, repo: Path) -> None:
 
 
 def local_source(view: FeatureView, repo: str | Path) -> tuple[FileSource, Path] | None:
-    """Returns a view's source and where its files are, or None when it is no local file."""
-    source = view.batch_source
-    if not isinstance(source, FileSource):
-        return None
-    uri = FileSource.get_uri_for_file_path(repo, source.path)
-    return None if "://" in uri else (source, Path(uri))
+    """Returns a view's source and where its Parquet files are, or None when they are not local."""
+    path = local_path_of(view.batch_source, repo)
+    return None if path is None else (view.batch_source, path)

@@ -10,9 +10,10 @@ from feast import FeatureService, FeatureStore
 
 from kfloop.components.contracts.dataset import read_dataset, require_columns, write_dataset
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.features.as_of import EVENT_TIMESTAMP, ROW, use_as_of_join
 from kfloop.components.features.repository import DEFINITION_ERRORS, at_home, is_repo, open_store
 
+EVENT_TIMESTAMP = "event_timestamp"
+ROW = "__row"
 # pandas has no missing integer or truth value of its own, and forgets what a column of None held.
 NULLABLE = {
     pa.int8(): pd.Int8Dtype(),
@@ -64,19 +65,10 @@ def retrieve(
     feature_repo = Path(feature_repo).absolute()
     with at_home(feature_repo):
         store = open_store(feature_repo)
-        use_as_of_join(store)
-        service = _service(store, feature_service)
-        features = [
-            each.name for view in service.feature_view_projections for each in view.features
-        ]
+        service = find_service(store, feature_service)
+        features = feature_names(service)
         _require_free(features, rows.column_names, feature_service)
-        joined = _join(store, service, _asked(store, service, rows, timestamp))
-    joined = joined.sort_by(ROW)
-    if not joined[ROW].combine_chunks().equals(pa.array(range(len(rows)), pa.int64())):
-        raise RuntimeError(
-            f"The offline store gave {len(joined)} rows for {len(rows)} examples; "
-            "it lost or repeated some."
-        )
+        joined = features_at(store, service, rows, rows[timestamp])
     for name in features:
         rows = rows.append_column(name, joined[name])
     missing = {name: rows[name].null_count / max(len(rows), 1) for name in features}
@@ -89,6 +81,34 @@ def retrieve(
         "features": features,
         "missing": missing,
     }
+
+
+def features_at(
+    store: FeatureStore, service: FeatureService, rows: pa.Table, moments: pa.ChunkedArray
+) -> pa.Table:
+    """Returns the features of a service as known at a moment, a row for each of `rows`.
+
+    Args:
+        store: The repository, opened.
+        service: The features to join.
+        rows: Entity keys and what on-demand views ask of a request.
+        moments: The time that each row is about; without a zone it is UTC.
+
+    Raises:
+        InputError: If a column is missing, or an on-demand view fails.
+    """
+    joined = _join(store, service, _asked(store, service, rows, moments)).sort_by(ROW)
+    if not joined[ROW].combine_chunks().equals(pa.array(range(len(rows)), pa.int64())):
+        raise RuntimeError(
+            f"The offline store gave {len(joined)} rows for {len(rows)} examples; "
+            "it lost or repeated some."
+        )
+    return joined.select(feature_names(service))
+
+
+def feature_names(service: FeatureService) -> list[str]:
+    """Returns the features of a service, in its order."""
+    return [each.name for view in service.feature_view_projections for each in view.features]
 
 
 def _join(store: FeatureStore, service: FeatureService, asked: pd.DataFrame) -> pa.Table:
@@ -104,7 +124,12 @@ def _join(store: FeatureStore, service: FeatureService, asked: pd.DataFrame) -> 
         ) from error
 
 
-def _service(store: FeatureStore, name: str) -> FeatureService:
+def find_service(store: FeatureStore, name: str) -> FeatureService:
+    """Returns a feature service.
+
+    Raises:
+        InputError: If there is none of that name.
+    """
     services = {service.name: service for service in store.list_feature_services()}
     if name not in services:
         raise InputError(
@@ -137,9 +162,25 @@ def _require_free(features: list[str], columns: list[str], service: str) -> None
 
 
 def _asked(
-    store: FeatureStore, service: FeatureService, rows: pa.Table, timestamp: str
+    store: FeatureStore, service: FeatureService, rows: pa.Table, moments: pa.ChunkedArray
 ) -> pd.DataFrame:
     """Returns what Feast needs to know of the examples."""
+    needed = require_inputs(store, service, rows)
+    zoned = pa.types.is_timestamp(moments.type) and moments.type.tz
+    moments = moments.cast(pa.timestamp("us", tz="UTC" if zoned else None), safe=False)
+    if not zoned:
+        moments = pc.assume_timezone(moments, "UTC")
+    columns = {name: rows[name] for name in needed if name != EVENT_TIMESTAMP}
+    columns |= {EVENT_TIMESTAMP: moments, ROW: pa.array(range(len(rows)), pa.int64())}
+    return pa.table(columns).to_pandas(types_mapper=NULLABLE.get)
+
+
+def require_inputs(store: FeatureStore, service: FeatureService, rows: pa.Table) -> list[str]:
+    """Returns the columns that a service asks of the examples.
+
+    Raises:
+        InputError: If one is missing.
+    """
     needed = _needed(store, service)
     for name, why in needed.items():
         if name not in rows.column_names:
@@ -147,14 +188,7 @@ def _asked(
                 f"The examples lack the column {name!r}, {why}; "
                 f"they have {', '.join(rows.column_names)}."
             )
-    moments = rows[timestamp].cast(pa.timestamp("us"), safe=False)
-    if pa.types.is_timestamp(rows[timestamp].type) and rows[timestamp].type.tz:
-        moments = rows[timestamp].cast(pa.timestamp("us", tz="UTC"), safe=False)
-    else:
-        moments = pc.assume_timezone(moments, "UTC")
-    columns = {name: rows[name] for name in needed if name != EVENT_TIMESTAMP}
-    columns |= {EVENT_TIMESTAMP: moments, ROW: pa.array(range(len(rows)), pa.int64())}
-    return pa.table(columns).to_pandas(types_mapper=NULLABLE.get)
+    return list(needed)
 
 
 def _needed(store: FeatureStore, service: FeatureService) -> dict[str, str]:

@@ -167,7 +167,9 @@ def _last_trained(last_trained: str, model_uri: str) -> datetime:
         return parse_time(last_trained, "last_trained")
     if not model_uri:
         raise InputError("Neither last_trained nor model_uri is given; give one of them.")
-    until = read_package(model_uri).training_window.get("until", "")
+    package = read_package(model_uri)
+    # Data without a time column: its requests are logged when they arrive, so this is their clock.
+    until = package.training_window.get("until", "") or package.trained_at
     if not until:
         raise InputError(
             f"The model {model_uri} does not tell the end of its training window; "

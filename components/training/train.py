@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,7 @@ def _describe(
         schema_fingerprint=hashlib.sha256(Path(schema).read_bytes()).hexdigest(),
         dataset_fingerprint=data["fingerprint"],
         training_window={key: data[key] for key in ("since", "until", "rows") if key in data},
+        trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=os.environ.get("KFLOOP_GIT_COMMIT", ""),
         metrics={
             name.replace("val_", "validation_"): value

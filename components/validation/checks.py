@@ -7,7 +7,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from kfloop.components.contracts.decision import Reason
 from kfloop.components.validation.findings import Limits, failed, reported
 from kfloop.components.validation.rules import Rule
-from kfloop.components.validation.schema import allowed_values
+from kfloop.components.validation.schema import allowed_values, columns_absent_in
 from kfloop.components.validation.summary import Column, Summary
 
 _Type = anomalies_pb2.AnomalyInfo.Type
@@ -24,7 +24,7 @@ def row_check(now: Summary, limits: Limits) -> Reason:
 
 def label_checks(now: Summary, schema: Any, label: str, environment: str) -> list[Reason]:
     """Checks that the label is there and varies, where the environment expects it."""
-    if not label or environment in _absent_in(schema, label):
+    if not label or label in columns_absent_in(schema, environment):
         return []
     column = now.columns.get(label)
     if column is None:
@@ -41,15 +41,6 @@ def label_checks(now: Summary, schema: Any, label: str, environment: str) -> lis
         )
         return [Reason("label", label, value, None, False, why)]
     return [Reason("label", label, column.count, None, True, f"label {label!r} varies")]
-
-
-def _absent_in(schema: Any, name: str) -> list[str]:
-    return [
-        environment
-        for feature in schema.feature
-        if feature.name == name
-        for environment in feature.not_in_environment
-    ]
 
 
 def schema_checks(found: Any, now: Summary, schema: Any, label: str) -> list[Reason]:

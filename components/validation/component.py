@@ -14,20 +14,40 @@ def compute_statistics(
     timestamp: str = "",
     since: str = "",
     until: str = "",
+    slices: List[str] = [],
+    minimum_slice_size: int = 100,
+    pipeline_options: List[str] = [],
 ) -> None:
     """Measures every column of a dataset, or of a time window of it, in constant memory.
 
     Args:
         dataset: Parquet dataset to measure.
         statistics: TFDV statistics (binary DatasetFeatureStatisticsList). Metadata: rows, columns,
-            dataset_fingerprint, fingerprint, timestamp, since, until.
+            slices, small_slices, dataset_fingerprint, fingerprint, timestamp, since, until.
         timestamp: Column of event times; needed when since or until is given.
         since: Start of the window, inclusive, ISO 8601; empty for no start.
         until: End of the window, exclusive, ISO 8601; empty for no end.
+        slices: Columns whose values are measured apart too, several joined by commas, such as
+            ["origin", "origin,carrier"]; at most 200 slices.
+        minimum_slice_size: Slices of fewer rows are left out.
+        pipeline_options: Apache Beam options such as ["--runner=DataflowRunner", …] that measure
+            on its workers; empty to measure in this step.
     """
     from kfloop.components.validation.statistics import compute_statistics as compute
 
-    statistics.metadata.update(compute(dataset.path, statistics.path, timestamp, since, until))
+    metadata = compute(
+        dataset.path,
+        statistics.path,
+        timestamp,
+        since,
+        until,
+        slices=slices,
+        minimum_slice_size=minimum_slice_size,
+        pipeline_options=pipeline_options,
+        dataset_uri=dataset.uri,
+        result_uri=statistics.uri,
+    )
+    statistics.metadata.update(metadata)
 
 
 @dsl.component(base_image=image("validation"), install_kfp_package=False)
@@ -53,6 +73,39 @@ def infer_schema(
 
 
 @dsl.component(base_image=image("validation"), install_kfp_package=False)
+def update_schema(
+    schema: dsl.Input[dsl.Artifact],
+    statistics: dsl.Input[dsl.Artifact],
+    proposed: dsl.Output[dsl.Artifact],
+    changes: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    environment: str = "TRAINING",
+    missing_slack: float = 0.1,
+) -> str:
+    """Proposes a schema that new data fits, for a person to review; changes nothing itself.
+
+    Args:
+        schema: Schema in use.
+        statistics: Statistics of new data that is taken as good.
+        proposed: Proposed TFDV schema as text; give it as schema_uri to accept it. Metadata:
+            status, changes, fingerprint, replaces.
+        changes: Every change with its reason, and the text difference, as JSON.
+        page: The same to read; opens offline.
+        environment: Environment of the data; columns absent from it are left alone.
+        missing_slack: How much the share of missing values may grow over the new data's where
+            that limit changes, 0 to 1.
+
+    Returns:
+        unchanged or changed.
+    """
+    from kfloop.components.validation.schema_update import update_schema as update
+
+    paths = schema.path, statistics.path, proposed.path, changes.path, page.path
+    proposed.metadata.update(update(*paths, environment, missing_slack))
+    return str(proposed.metadata["status"])
+
+
+@dsl.component(base_image=image("validation"), install_kfp_package=False)
 def validate_data(
     statistics: dsl.Input[dsl.Artifact],
     schema: dsl.Input[dsl.Artifact],
@@ -69,6 +122,8 @@ def validate_data(
     missing_slack: float = 0.1,
     maximum_psi: float = 0.2,
     maximum_l_infinity: float = 0.1,
+    serving: dsl.Input[dsl.Artifact] = None,
+    skew: str = "report",
 ) -> str:
     """Holds statistics against a schema, a baseline and rules, and says why.
 
@@ -81,13 +136,16 @@ def validate_data(
         label: Label column; it must be there and vary where the environment expects it.
         environment: TRAINING (with the label) or SERVING (without), or one of your schema.
         minimum_rows: Fewer rows than this fail.
-        baseline: Statistics to compare with; without it, drift is not judged.
-        rules: Rules such as "arr_delay.mean < 30" or "rows >= 1000"; each must hold.
+        baseline: Statistics to compare with, slice by slice where both have slices; without it,
+            drift is not judged.
+        rules: Rules such as "price.mean < 30" or "rows >= 1000"; each must hold.
         ignore: Columns that are not judged.
         drift: What follows from drift: "report", "fail", or "off".
         missing_slack: How much the share of missing values may grow over the baseline, 0 to 1.
         maximum_psi: Population stability index above which a number has drifted.
         maximum_l_infinity: Change of one value's share above which a string column has drifted.
+        serving: Statistics of what a live service received, to find training/serving skew.
+        skew: What follows from skew: "report", "fail", or "off".
 
     Returns:
         The decision.
@@ -107,7 +165,8 @@ def validate_data(
         baseline=baseline.path if baseline else "",
         rules=rules,
         ignore=ignore,
-        limits=Limits(minimum_rows, missing_slack, drift, maximum_psi, maximum_l_infinity),
+        limits=Limits(minimum_rows, missing_slack, drift, maximum_psi, maximum_l_infinity, skew),
+        serving=serving.path if serving else "",
     )
     decision.metadata.update(decision_metadata(outcome))
     return outcome.decision

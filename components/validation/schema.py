@@ -10,7 +10,13 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_text
-from kfloop.components.validation.summary import Column, Summary, read_statistics, summarize
+from kfloop.components.validation.summary import (
+    Column,
+    Summary,
+    of_all_rows,
+    read_statistics,
+    summarize,
+)
 from kfloop.components.validation.tfdv import tfdv
 
 TRAINING, SERVING = "TRAINING", "SERVING"
@@ -50,13 +56,12 @@ def infer_schema(
         InputError: If the label is not in the data or the schema, or the given schema cannot be
             read.
     """
-    if not 0 <= missing_slack <= 1:
-        raise InputError(f"missing_slack is {missing_slack}; it is a share between 0 and 1.")
+    check_slack(missing_slack)
     if schema_uri:
         text = _read_text(schema_uri)
         proto = parse_schema(text, schema_uri)
     else:
-        proto = _infer(read_statistics(statistics), label, missing_slack)
+        proto = infer_proto(of_all_rows(read_statistics(statistics)), label, missing_slack)
         text = text_format.MessageToString(proto)
     names = [feature.name for feature in proto.feature]
     if label and label not in names:
@@ -106,6 +111,12 @@ def parse_schema(text: str, source: str) -> Any:
     return proto
 
 
+def check_slack(missing_slack: float) -> None:
+    """Raises InputError unless the slack is a share."""
+    if not 0 <= missing_slack <= 1:
+        raise InputError(f"missing_slack is {missing_slack}; it is a share between 0 and 1.")
+
+
 def allowed_values(schema: Any, name: str) -> set[str]:
     """Returns the values the schema lists for a string column; empty when it lists none."""
     feature = next(each for each in schema.feature if each.name == name)
@@ -113,6 +124,11 @@ def allowed_values(schema: Any, name: str) -> set[str]:
         return set(feature.string_domain.value)
     domains = (each for each in schema.string_domain if each.name == feature.domain)
     return {value for domain in domains for value in domain.value}
+
+
+def columns_absent_in(schema: Any, environment: str) -> list[str]:
+    """Returns the columns that data of an environment need not have."""
+    return [each.name for each in schema.feature if environment in each.not_in_environment]
 
 
 def _read_text(uri: str) -> str:
@@ -132,7 +148,8 @@ def _read_text(uri: str) -> str:
         ) from error
 
 
-def _infer(statistics: Any, label: str, missing_slack: float) -> Any:
+def infer_proto(statistics: Any, label: str, missing_slack: float) -> Any:
+    """Infers a schema as `infer_schema` does, from statistics of all rows."""
     summary: Summary = summarize(statistics)
     schema = tfdv().infer_schema(
         statistics, infer_feature_shape=False, max_string_domain_size=MAX_DOMAIN
@@ -142,7 +159,7 @@ def _infer(statistics: Any, label: str, missing_slack: float) -> Any:
         column = summary.columns[feature.name]
         is_label = feature.name == label
         feature.annotation.tag.append(column.kind)
-        _set_presence(feature, column, missing_slack)
+        set_presence(feature, column, missing_slack)
         _set_domain(schema, feature, column, is_label)
         if is_label:
             feature.not_in_environment.append(SERVING)
@@ -153,8 +170,11 @@ def _infer(statistics: Any, label: str, missing_slack: float) -> Any:
     return schema
 
 
-def _set_presence(feature: Any, column: Column, missing_slack: float) -> None:
-    """TFDV demands every value of a column that was complete, and nothing of any other."""
+def set_presence(feature: Any, column: Column, missing_slack: float) -> None:
+    """Demands as many values as the column has, less a slack.
+
+    TFDV demands every value of a column that was complete, and nothing of any other.
+    """
     feature.presence.Clear()
     present = round(max(0.0, 1 - column.missing - missing_slack), 4)
     feature.presence.min_fraction = present

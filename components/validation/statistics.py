@@ -1,27 +1,30 @@
-"""Statistics of a dataset: Parquet record batches streamed through TFDV's generators."""
+"""Statistics of a dataset, in this process or on an Apache Beam runner."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kfloop.components.contracts.dataset import (
     dataset_files,
     fingerprint,
-    in_window,
     read_schema,
     require_columns,
 )
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_bytes
-from kfloop.components.validation.columns import clean, kind_of
-from kfloop.components.validation.summary import KIND
-from kfloop.components.validation.tfdv import StatisticsStream
+from kfloop.components.validation.batches import Window, read_batches
+from kfloop.components.validation.columns import kind_of
+from kfloop.components.validation.slices import (
+    Columns,
+    SlicedStream,
+    drop_small,
+    parse_slices,
+)
+from kfloop.components.validation.summary import ALL_ROWS, KIND, of_all_rows
 
-BATCH_ROWS = 65_536
+PROGRESS_ROWS = 1_000_000
 
 
 def compute_statistics(
@@ -30,10 +33,16 @@ def compute_statistics(
     timestamp: str = "",
     since: str = "",
     until: str = "",
+    slices: list[str] | None = None,
+    minimum_slice_size: int = 100,
+    pipeline_options: list[str] | None = None,
+    dataset_uri: str = "",
+    result_uri: str = "",
 ) -> dict[str, Any]:
     """Measures a dataset, or a window of it, and writes a DatasetFeatureStatisticsList.
 
-    Memory does not grow with the number of rows.
+    Memory does not grow with the number of rows. The statistics of slices follow those of all
+    rows, under TFDV's names: `origin_JFK`, `carrier_AA_origin_JFK`.
 
     Args:
         dataset: Directory of Parquet files.
@@ -41,36 +50,53 @@ def compute_statistics(
         timestamp: Column of event times; needed for a window.
         since: Start of the window, inclusive, ISO 8601; empty for no start.
         until: End of the window, exclusive, ISO 8601; empty for no end.
+        slices: Columns to slice by, several joined by commas: `["origin", "origin,carrier"]`.
+        minimum_slice_size: Slices of fewer rows are left out and counted in the metadata.
+        pipeline_options: Options of an Apache Beam pipeline, such as `--runner=FlinkRunner`; empty
+            to measure in this process.
+        dataset_uri: The dataset as Beam's workers see it, where they run on other machines.
+        result_uri: File there that they can write and this process can read.
 
     Returns:
-        The artifact's metadata: `rows`, `columns`, `dataset_fingerprint`, `fingerprint` (of the
-        statistics), `timestamp`, `since`, `until`.
+        The artifact's metadata: `rows`, `columns`, `slices` (names), `small_slices` (how many were
+        left out), `dataset_fingerprint`, `fingerprint` (of the statistics), `timestamp`, `since`,
+        `until`.
 
     Raises:
-        InputError: If a column cannot be measured or the window holds no rows.
+        InputError: If a column cannot be measured or sliced by, the window holds no rows, there
+            are too many slices, or Beam cannot use the options or read the URI.
     """
-    if (since or until) and not timestamp:
-        raise InputError("A window needs the name of the timestamp column; set timestamp.")
+    if minimum_slice_size < 1:
+        raise InputError(f"minimum_slice_size is {minimum_slice_size}; it is at least 1.")
     if timestamp:
         require_columns(dataset, [timestamp])
+    window = Window(timestamp, since, until)
+    window.check(read_schema(dataset))
     kinds = _kinds(dataset)
-    rows, stream = 0, StatisticsStream()
-    for batch in _batches(dataset, timestamp, since, until):
-        stream.add(batch)
-        if (rows + batch.num_rows) // 1_000_000 > rows // 1_000_000:
-            print(f"measured {rows + batch.num_rows:,} rows", flush=True)
-        rows += batch.num_rows
-    if not rows:
-        raise InputError(_no_rows(dataset, timestamp, since, until))
+    by = parse_slices(slices or [], kinds)
+    files = dataset_files(dataset)
+    if pipeline_options:
+        from kfloop.components.validation.beam import measure_on_beam
 
-    measured = stream.statistics()
-    _complete(measured.datasets[0], kinds)
+        measured = measure_on_beam(files, window, by, pipeline_options, dataset_uri, result_uri)
+        small = drop_small(measured, minimum_slice_size)
+    else:
+        measured, small = _measure_here(files, window, by, minimum_slice_size)
+    rows = int(of_all_rows(measured).datasets[0].num_examples)
+    if not rows:
+        raise InputError(f"The dataset {dataset} holds no rows{window}; check window and source.")
+
+    for each in measured.datasets:
+        _complete(each, kinds)
     content = measured.SerializeToString(deterministic=True)
     write_bytes(statistics, content)
-    print(f"measured {rows:,} rows × {len(kinds)} columns", flush=True)
+    names = [each.name for each in measured.datasets if each.name not in ("", ALL_ROWS)]
+    print(f"measured {rows:,} rows × {len(kinds)} columns" + _told(by, names, small), flush=True)
     return {
         "rows": rows,
         "columns": list(kinds),
+        "slices": names,
+        "small_slices": small,
         "dataset_fingerprint": fingerprint(dataset),
         "fingerprint": hashlib.sha256(content).hexdigest(),
         "timestamp": timestamp,
@@ -94,28 +120,25 @@ def _kinds(dataset: str | Path) -> dict[str, str]:
     return {field.name: kind_of(field.name, field.type) for field in schema}
 
 
-def _batches(
-    dataset: str | Path, timestamp: str, since: str, until: str
-) -> Iterator[pa.RecordBatch]:
-    """Yields the cleaned, non-empty batches of the window."""
-    for file in dataset_files(dataset):
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(BATCH_ROWS):
-                cleaned = clean(batch)
-                if since or until:
-                    inside = in_window(batch[timestamp], timestamp, since, until)
-                    cleaned = cleaned.filter(inside)
-                if cleaned.num_rows:
-                    yield cleaned
+def _measure_here(
+    files: list[Path], window: Window, by: list[Columns], minimum_slice_size: int
+) -> tuple[Any, int]:
+    """Streams all batches through TFDV; returns the statistics and how many slices were small."""
+    stream, rows = SlicedStream(by), 0
+    for file in files:
+        for batch in read_batches(file, window):
+            stream.add(batch)
+            if (rows + batch.num_rows) // PROGRESS_ROWS > rows // PROGRESS_ROWS:
+                print(f"measured {rows + batch.num_rows:,} rows", flush=True)
+            rows += batch.num_rows
+    measured = stream.statistics(minimum_slice_size)
+    return measured, len(stream.names) - (len(measured.datasets) - 1)
 
 
-def _no_rows(dataset: str | Path, timestamp: str, since: str, until: str) -> str:
-    if not since and not until:
-        return f"The dataset {dataset} holds no rows."
-    return (
-        f"The dataset {dataset} holds no rows between {since or 'its start'} and "
-        f"{until or 'its end'} by {timestamp!r}; check the window and the source."
-    )
+def _told(by: list[Columns], names: list[str], small: int) -> str:
+    if not by:
+        return ""
+    return f", {len(names)} slices" + (f" ({small} smaller ones left out)" if small else "")
 
 
 def _complete(dataset: Any, kinds: dict[str, str]) -> None:

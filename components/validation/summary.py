@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from kfloop.components.contracts.errors import InputError
 
+ALL_ROWS = "All Examples"  # TFDV's name for the dataset of all rows, where there are slices too
 KIND = "kind"  # the custom statistic that holds the kind, see columns.KINDS
 _KIND_OF_TYPE = {0: "int", 1: "float", 2: "string", 3: "bytes", 4: "struct"}
 
@@ -86,14 +87,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Summary:
-    """The statistics of a dataset: its number of rows and its columns by name."""
+    """The statistics of a dataset: its number of rows, its columns and its slices, by name."""
 
     rows: int
     columns: dict[str, Column]
+    slices: dict[str, "Summary"] = field(default_factory=dict)
 
 
 def read_statistics(path: str | Path) -> Any:
-    """Reads a binary DatasetFeatureStatisticsList.
+    """Reads a binary DatasetFeatureStatisticsList, of all rows and perhaps of slices.
 
     Raises:
         InputError: If the file is something else.
@@ -105,17 +107,31 @@ def read_statistics(path: str | Path) -> Any:
         raise InputError(
             f"{path} does not hold statistics; give what compute_statistics wrote."
         ) from error
-    if len(statistics.datasets) != 1:
+    names = [dataset.name for dataset in statistics.datasets]
+    if len(names) != 1 and ALL_ROWS not in names:
         raise InputError(
-            f"{path} holds statistics of {len(statistics.datasets)} datasets, not of one; "
+            f"{path} holds statistics of {len(names)} datasets and none of all rows; "
             "give what compute_statistics wrote."
         )
     return statistics
 
 
+def of_all_rows(statistics: Any) -> Any:
+    """Returns the statistics without those of slices."""
+    if len(statistics.datasets) == 1:
+        return statistics
+    datasets = [each for each in statistics.datasets if each.name == ALL_ROWS]
+    return statistics_pb2.DatasetFeatureStatisticsList(datasets=datasets)
+
+
 def summarize(statistics: Any) -> Summary:
-    """Returns the plain numbers of a DatasetFeatureStatisticsList with one dataset."""
-    dataset = statistics.datasets[0]
+    """Returns the plain numbers of a DatasetFeatureStatisticsList."""
+    whole = of_all_rows(statistics).datasets[0]
+    slices = {each.name: _summary(each) for each in statistics.datasets if each.name != whole.name}
+    return replace(_summary(whole), slices=slices)
+
+
+def _summary(dataset: Any) -> Summary:
     columns = [_column(feature, int(dataset.num_examples)) for feature in dataset.features]
     return Summary(int(dataset.num_examples), {column.name: column for column in columns})
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+from tensorflow_metadata.proto.v0 import statistics_pb2
 
 # Cut points for distances are read from this many equal shares of a numeric column.
 QUANTILE_BUCKETS = 100
@@ -31,35 +32,50 @@ def tfdv() -> Any:
     return tensorflow_data_validation
 
 
+def stats_options(slice_functions: list[Any] | None = None) -> Any:
+    """Returns what is measured, in one process and on Beam alike: TFDV's StatsOptions."""
+    return tfdv().StatsOptions(
+        num_quantiles_histogram_buckets=QUANTILE_BUCKETS,
+        epsilon=QUANTILE_ERROR,
+        # Beam would otherwise count every value exactly, by a shuffle of all of them.
+        experimental_use_sketch_based_topk_uniques=True,
+        experimental_slice_functions=slice_functions,
+    )
+
+
+def canonical(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Returns the batch with a one-element list of each value: TFDV reads nothing else."""
+    tfdv()
+    from tfx_bsl.arrow import table_util
+
+    return table_util.CanonicalizeRecordBatch(batch)
+
+
 class StatisticsStream:
     """Statistics of a dataset that is seen one record batch at a time, in constant memory.
 
     The quantiles, the value counts and the number of unique values are sketches; the last two are
     exact up to 16,384 values.
+
+    Attributes:
+        rows: Rows added so far.
     """
 
     def __init__(self) -> None:
-        tfdv()
+        self._options = stats_options()
         from tensorflow_data_validation.statistics import stats_impl
-        from tensorflow_data_validation.statistics.stats_options import StatsOptions
 
         self._stats_impl = stats_impl
-        self._options = StatsOptions(
-            num_quantiles_histogram_buckets=QUANTILE_BUCKETS, epsilon=QUANTILE_ERROR
-        )
+        self.rows = 0
         self._generators = stats_impl.get_generators(self._options, in_memory=True)
         self._accumulators: list[Any] | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Adds the rows of a batch; its columns must be of the types that `clean` returns."""
-        from tfx_bsl.arrow import table_util
-
         partial = self._stats_impl.generate_partial_statistics_in_memory(
-            # TFDV reads only columns of lists; this makes a one-element list of each value.
-            table_util.CanonicalizeRecordBatch(batch),
-            self._options,
-            self._generators,
+            canonical(batch), self._options, self._generators
         )
+        self.rows += batch.num_rows
         if self._accumulators is None:
             self._accumulators = partial
         else:
@@ -71,5 +87,9 @@ class StatisticsStream:
             ]
 
     def statistics(self) -> Any:
-        """Returns a DatasetFeatureStatisticsList of everything added; at least one batch."""
+        """Returns a DatasetFeatureStatisticsList of everything added, with one dataset."""
+        if self._accumulators is None:
+            return statistics_pb2.DatasetFeatureStatisticsList(
+                datasets=[statistics_pb2.DatasetFeatureStatistics()]
+            )
         return self._stats_impl.extract_statistics_output(self._accumulators, self._generators)

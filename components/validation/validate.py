@@ -5,8 +5,8 @@ wrong type, more missing values than before, a label that is missing or constant
 value, more than a tenth of unknown values in a listed column, infinite values, a rule.
 
 What is only reported: a new column, a few unknown values in a listed column, whole numbers where
-there were fractions or the reverse, and drift from the baseline (see the parameter `drift`), since
-the next month is allowed to be another season.
+there were fractions or the reverse, and drift from the baseline or skew to what is served (see the
+parameters `drift` and `skew`), since the next month is allowed to be another season.
 """
 
 import copy
@@ -31,12 +31,12 @@ from kfloop.components.validation.checks import (
     rule_checks,
     schema_checks,
 )
-from kfloop.components.validation.comparison import baseline_checks
+from kfloop.components.validation.comparison import baseline_checks, skew_checks
 from kfloop.components.validation.findings import REPORTED, Limits
 from kfloop.components.validation.page import render_page
 from kfloop.components.validation.rules import parse_rule
-from kfloop.components.validation.schema import read_schema_file
-from kfloop.components.validation.summary import read_statistics, summarize
+from kfloop.components.validation.schema import SERVING, columns_absent_in, read_schema_file
+from kfloop.components.validation.summary import of_all_rows, read_statistics, summarize
 from kfloop.components.validation.tfdv import tfdv
 
 GATE = "data validation"
@@ -54,6 +54,7 @@ def validate_data(
     rules: list[str] | None = None,
     ignore: list[str] | None = None,
     limits: Limits | None = None,
+    serving: str | Path = "",
 ) -> Decision:
     """Validates statistics and writes the anomalies, the decision and a page.
 
@@ -65,10 +66,13 @@ def validate_data(
         page: File to write: HTML with every column.
         label: Label column; judged where the environment expects it.
         environment: The schema's environment: TRAINING (with the label) or SERVING (without).
-        baseline: Statistics to compare with; empty for none.
+        baseline: Statistics to compare with, slice by slice where both have slices; empty for
+            none.
         rules: Rules over the statistics, see rules.py.
         ignore: Columns that are not judged.
         limits: What is tolerated; the defaults of `Limits` when absent.
+        serving: Statistics of what a live service received, to find training/serving skew; empty
+            for none.
 
     Returns:
         The decision: `pass`, `fail`, or `no_data` when the statistics are of no rows.
@@ -82,9 +86,10 @@ def validate_data(
     current = _without(read_statistics(statistics), ignore or [])
     expected = _schema_without(read_schema_file(schema), ignore or [])
     before = _without(read_statistics(baseline), ignore or []) if baseline else None
+    served = _without(read_statistics(serving), ignore or []) if serving else None
     now = summarize(current)
 
-    found = _anomalies(current, expected, environment, before)
+    found = find_anomalies(current, expected, environment, before, served)
     write_text(anomalies, text_format.MessageToString(found))
     if found.data_missing or not now.rows:
         why = "the data has no rows, so there is nothing to validate"
@@ -99,29 +104,41 @@ def validate_data(
         ]
         if before is not None:
             reasons += baseline_checks(now, summarize(before), found, limits)
+        if served is not None:
+            unserved = {label, *columns_absent_in(expected, SERVING)}
+            reasons += skew_checks(now, summarize(served), unserved, limits)
         outcome = Decision(GATE, outcome_of(reasons), _noteworthy_first(reasons))
-    if before is not None:
-        outcome.baseline = f"the baseline's statistics of {before.datasets[0].num_examples:,} rows"
+    beside, name = (before, "the baseline") if before is not None else (served, "the serving data")
+    shown = summarize(beside) if beside is not None else None
+    if shown is not None:
+        outcome.baseline = f"{name}'s statistics of {shown.rows:,} rows"
     write_decision(outcome, decision)
-    baseline_summary = summarize(before) if before is not None else None
-    write_text(page, render_page(outcome, now, baseline_summary))
+    write_text(page, render_page(outcome, now, shown, name))
     return outcome
 
 
-def _anomalies(statistics: Any, schema: Any, environment: str, baseline: Any) -> Any:
-    """Returns TFDV's anomalies; a baseline serves the comparators of a hand-written schema."""
+def find_anomalies(
+    statistics: Any, schema: Any, environment: str, baseline: Any = None, serving: Any = None
+) -> Any:
+    """Returns TFDV's anomalies; the others serve the comparators of a hand-written schema.
+
+    Raises:
+        InputError: If the schema has environments and not this one.
+    """
     environments = list(schema.default_environment)
     if environments and environment not in environments:
         raise InputError(
             f"The schema has no environment {environment!r}; it has {', '.join(environments)}."
         )
-    if not statistics.datasets[0].num_examples:
+    whole = of_all_rows(statistics)
+    if not whole.datasets[0].num_examples:
         return anomalies_pb2.Anomalies(data_missing=True)
     return tfdv().validate_statistics(
-        statistics,
+        whole,
         schema,
         environment=environment if environments else None,
-        previous_statistics=baseline,
+        previous_statistics=of_all_rows(baseline) if baseline is not None else None,
+        serving_statistics=of_all_rows(serving) if serving is not None else None,
     )
 
 
@@ -134,10 +151,11 @@ def _noteworthy_first(reasons: list[Reason]) -> list[Reason]:
 
 def _without(statistics: Any, names: list[str]) -> Any:
     """Returns the statistics without some columns."""
-    kept = [each for each in statistics.datasets[0].features if each.path.step[0] not in names]
-    kept = [copy.deepcopy(each) for each in kept]
-    del statistics.datasets[0].features[:]
-    statistics.datasets[0].features.extend(kept)
+    for dataset in statistics.datasets:
+        kept = [each for each in dataset.features if each.path.step[0] not in names]
+        kept = [copy.deepcopy(each) for each in kept]
+        del dataset.features[:]
+        dataset.features.extend(kept)
     return statistics
 
 

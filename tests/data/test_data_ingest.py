@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,7 +43,8 @@ def test_text_formats_give_the_same_table(tmp_path: Path, name: str, content: st
     told = metadata["sources"][0]
     assert told["rows"] == 3
     assert told["bytes"] == Path(uri).stat().st_size
-    assert told["sha256"] == hashlib.sha256(Path(uri).read_bytes()).hexdigest()
+    digest = hashlib.sha256(Path(uri).read_bytes()).hexdigest()
+    assert told["files"] == [{"uri": uri, "bytes": told["bytes"], "sha256": digest}]
     json.dumps(metadata, allow_nan=False)
 
 
@@ -91,10 +93,25 @@ def test_the_same_input_has_the_same_fingerprint(tmp_path: Path) -> None:
     assert ingest([entry], tmp_path / "tables") == first
 
 
+def test_the_fingerprint_depends_on_no_path_or_time(tmp_path: Path) -> None:
+    prints = set()
+    for place, seconds in (("a", 0), ("run=7/b", 1_600_000_000)):
+        uri = source(tmp_path, f"{place}/days.csv", CSV)
+        os.utime(uri, (seconds, seconds))
+        out = tmp_path / place / "tables"
+        prints.add(ingest([{"name": "days", "uri": uri}], out)["fingerprint"])
+    assert len(prints) == 1
+    changed = source(tmp_path, "a/days.csv", CSV.replace("3\n", "4\n"))
+    again = ingest([{"name": "days", "uri": changed}], tmp_path / "tables")
+    assert again["fingerprint"] not in prints
+
+
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ({"uri": "gs://bucket/days.parquet"}, "gs:// is not supported"),
+        ({"uri": "s3://bucket/days.parquet"}, "s3://, which is neither"),
+        ({"uri": "sqlite:///days.db"}, "give it a query"),
+        ({"uri": "{days}", "query": "SELECT 1", "format": "csv"}, "leave out its format"),
         ({"uri": "nowhere.csv"}, "no data file is"),
         ({"uri": ""}, "no uri"),
         ({"uri": "{days}", "fromat": "csv"}, "'fromat'"),

@@ -69,6 +69,45 @@ def test_each_prediction_meets_its_label_and_the_others_are_counted(
     assert metadata["rows"] == 2
 
 
+@pytest.mark.parametrize(
+    ("maturity_days", "until", "immature"),
+    [
+        (0, "", 0),
+        # Counted from the newest prediction, an hour after the others.
+        (1 / 48, "", 0),
+        (1 / 12, "", 2),
+        (2, "2024-01-03T13:00:00", 0),
+        (2, "2024-01-03T11:00:00", 2),
+    ],
+)
+def test_a_label_that_may_still_come_is_not_missing(
+    predictions: Path, tmp_path: Path, maturity_days: float, until: str, immature: int
+) -> None:
+    labels = write_labels(
+        tmp_path, [("a", NOON, 1), ("a", NOON + timedelta(hours=1), 0), ("c", NOON, 1)]
+    )
+    metadata = join_labels(
+        predictions, labels, tmp_path / "joined", ["id"], "late", "at", maturity_days, until
+    )
+    assert metadata["immature"] == immature
+    assert metadata["unlabelled"] == 2 - immature
+    assert (metadata["matched"], metadata["failed"], metadata["predictions"]) == (3, 1, 6)
+
+
+def test_maturity_needs_a_time(tmp_path: Path) -> None:
+    write_dataset(pa.table({"id": ["a"], "prediction": [0.5]}), tmp_path / "predictions")
+    write_dataset(pa.table({"id": ["a"], "late": [1]}), tmp_path / "labels")
+    with pytest.raises(InputError, match="needs the time of each prediction"):
+        join_labels(
+            tmp_path / "predictions",
+            tmp_path / "labels",
+            tmp_path / "joined",
+            ["id"],
+            "late",
+            maturity_days=3,
+        )
+
+
 def test_labels_can_come_by_request_id(predictions: Path, tmp_path: Path) -> None:
     write_dataset(pa.table({"request_id": ["r-b"], "late": [1]}), tmp_path / "labels")
     metadata = join_labels(

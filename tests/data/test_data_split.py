@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.data.split import split
+from kfloop.components.data import duck
+from kfloop.components.data.split import _require_no_leak, split
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -112,3 +113,12 @@ def test_a_row_that_belongs_nowhere_is_told(tmp_path: Path, method: str) -> None
     write_dataset(rows, tmp_path / "all")
     with pytest.raises(InputError, match="1 rows have no"):
         parts(tmp_path, method=method, timestamp="at", key="key")
+
+
+@pytest.mark.parametrize(("method", "column"), [("time", "at"), ("group", "key"), ("hash", "key")])
+def test_parts_that_share_something_are_a_failure(tmp_path: Path, method: str, column: str) -> None:
+    rows = pa.table({"at": [START, START + timedelta(days=1)], "key": ["a", "b"]})
+    for part in ("train", "evaluation"):
+        write_dataset(rows, tmp_path / part)
+    with duck.connect() as connection, pytest.raises(RuntimeError, match="leaks: both parts"):
+        _require_no_leak(connection, tmp_path / "train", tmp_path / "evaluation", method, column)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,7 +51,11 @@ def test_one_dataset_is_the_view_dataset(tables: Path, tmp_path: Path) -> None:
         ("SELECT\n  prize\nFROM orders", r'"prize" not found .*"price"'),
         ("SELECT 1\nFROM nowhere", "nowhere does not exist.*customers, orders"),
         ("SELECT 1\nFORM orders", "line 2 of the query: FORM orders"),
-        ("SELECT moment, CAST(id AS INT) AS id\nFROM orders", "Could not convert string"),
+        (
+            "SELECT moment,\n  -- a name\n  CAST(id AS INT) AS id\nFROM orders -- end",
+            r"Could not convert string 'a' .*; line 3 of the query: CAST\(id AS INT\) AS id",
+        ),
+        ("SELECT moment,\n  strptime(id, '%Y') AS x\nFROM orders", "Could not parse string"),
         ("SELECT id, id FROM orders", "'id' more than once"),
         ("SELECT 1; SELECT 2", "one SELECT; it holds SELECT, SELECT"),
         ("DROP VIEW orders", "one SELECT; it holds DROP"),
@@ -68,6 +74,67 @@ def test_a_bad_query_gets_one_sentence(tables: Path, tmp_path: Path, query: str,
     with pytest.raises(InputError, match=told) as error:
         transform(tables, query, tmp_path / "out", "moment", until="2024-02-01")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("end", ["", ";", " ; -- done; really", "\n/* ; */ ;;\n"])
+def test_a_query_may_end_as_people_end_it(tables: Path, tmp_path: Path, end: str) -> None:
+    query = "SELECT ';' AS mark, id FROM orders WHERE id <> ';--'" + end
+    assert transform(tables, query, tmp_path / "out")["rows"] == 4
+
+
+def test_the_order_that_was_asked_for_leaves_nothing_to_chance(
+    tables: Path, tmp_path: Path
+) -> None:
+    prints = set()
+    for turn in ("id", "moment DESC", "hash(price)"):
+        query = f"SELECT id, price FROM (SELECT * FROM orders ORDER BY {turn})"
+        metadata = transform(tables, query, tmp_path / "out", order_by=["id desc"])
+        prints.add(metadata["fingerprint"])
+    assert read_dataset(tmp_path / "out")["price"].to_pylist() == [4, 2, 1, 3]
+    assert len(prints) == 1
+    with pytest.raises(InputError, match="names 'prize'; it has id, price"):
+        transform(tables, query, tmp_path / "out", order_by=["prize"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"memory_limit": "much"}, "memory_limit is 'much'; write an amount of memory like 2GB"),
+        ({"temp_directory": "/nowhere"}, "/nowhere, which is no directory"),
+    ],
+)
+def test_a_bad_setting_is_one_sentence(
+    tables: Path, tmp_path: Path, settings: dict[str, str], told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        transform(tables, "SELECT 1 AS x", tmp_path / "out", **settings)  # type: ignore[arg-type]
+
+
+SORT_TEN_MILLION = """
+import resource, sys
+from kfloop.components.data.transform import transform
+tables, out, spill = sys.argv[1:]
+query = '''SELECT i, hash(i) AS key, 'name-' || hash(i) % 100000 AS name, i / 3 AS x,
+    TIMESTAMP '2024-01-01' + to_seconds(CAST(hash(i) % 10000000 AS BIGINT)) AS at
+FROM range(10000000) AS r(i)'''
+told = transform(tables, query, out, "at", order_by=["at"], memory_limit="700MB",
+    temp_directory=spill)
+print(told["rows"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_ten_million_rows_are_sorted_in_less_than_two_gigabytes(
+    tables: Path, tmp_path: Path
+) -> None:
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    command = [sys.executable, "-c", SORT_TEN_MILLION, tables, tmp_path / "out", spill]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows, peak = map(int, done.stdout.split()[-2:])
+    print(f"{rows:,} rows, a peak of {peak / 1e9:.2f} GB")  # shown by -s
+    assert rows == 10_000_000
+    assert peak < 2e9
+    assert list(spill.iterdir()) == []
 
 
 def test_an_error_in_the_last_row_is_still_one_sentence(tables: Path, tmp_path: Path) -> None:

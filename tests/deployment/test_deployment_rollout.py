@@ -189,7 +189,6 @@ def test_a_first_version_that_is_not_wanted_is_removed(bench: Bench) -> None:
     assert read_record(bench.record_file).state == "rolled_back"
     with pytest.raises(InputError, match="There is no service 'unwanted'"):
         describe_service("unwanted")
-    assert not local_state.service_directory(bench.state, "unwanted").exists()
 
 
 def test_a_candidate_that_answers_differently_fails_the_analysis(bench: Bench) -> None:

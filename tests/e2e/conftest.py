@@ -18,7 +18,7 @@ Kfloop = Callable[..., subprocess.CompletedProcess[str]]
 def data(tmp_path_factory) -> Path:
     """The sample data, made once."""
     directory = tmp_path_factory.mktemp("data")
-    _run(directory, "sample-data", str(directory))
+    run_kfloop(directory, "sample-data", str(directory))
     return directory
 
 
@@ -43,12 +43,13 @@ def kfloop(project) -> Kfloop:
     """Runs `kfloop` in the project."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return _run(project, *arguments)
+        return run_kfloop(project, *arguments)
 
     return run
 
 
-def _run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_kfloop(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a directory."""
     code = "from kfloop.scripts.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],

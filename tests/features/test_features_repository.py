@@ -7,6 +7,7 @@ from feature_repos import DEFINITIONS, write_repo, write_tables
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.features.materialize import materialize
+from kfloop.components.features.offline_store import STORE
 from kfloop.components.features.repository import apply, at_home, is_repo, open_store
 
 
@@ -33,7 +34,7 @@ def test_a_repository_becomes_an_artifact_with_tables_and_registry(
     assert list((user / "__pycache__").iterdir()) == [user / "__pycache__" / "old"]
     config = yaml.safe_load((tmp_path / "repo" / "feature_store.yaml").read_text())
     assert config["registry"] == "data/registry.db"
-    assert config["offline_store"] == {"type": "duckdb"}
+    assert config["offline_store"] == {"type": STORE}
     assert config["entity_key_serialization_version"] == 3
 
 
@@ -46,7 +47,7 @@ def test_what_the_user_configured_is_kept_except_a_store_that_loses_rows(
     )
     assert apply(tables, tmp_path / "repo", str(user))["project"] == "mine"
     assert (tmp_path / "repo" / "reg.db").is_file()
-    assert "duckdb in place of file" in capsys.readouterr().out
+    assert "AsOfOfflineStore in place of file" in capsys.readouterr().out
 
 
 def test_the_fingerprint_is_about_definitions_and_data(tables: Path, tmp_path: Path) -> None:

@@ -77,6 +77,68 @@ def test_names_a_mistake_by_key_and_line(write, old, new, sentence):
         load_loop(write(GOOD.replace(old, new)))
 
 
+SOURCE = "trips: {uri: trips.csv, timestamp: at}"
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("{uri: 'postgresql://me:secret@host/db', query: SELECT 1}", "uri holds a password"),
+        ("{uri: 'postgresql://host/db?password=x', query: SELECT 1}", "uri holds a password"),
+        ("{uri: 'postgresql+psycopg://host/db'}", "postgresql:// is a database; give it a query"),
+        ("{uri: 'gs://bucket/a', query: SELECT 1}", "query needs the URL of a database"),
+        ("{uri: trips.csv, query: SELECT 1}", "query needs the URL of a database"),
+        ("{uri: 'sqlite:///a.db', query: SELECT 1, format: csv}", "leave out format"),
+        ("{uri: 's3://bucket/a'}", "s3:// is not supported"),
+        ("{uri: '$BUCKET/a'}", r"write it like \$\{NAME\}"),
+        ("{uri: '${WAREHOUSE}', query: trips.sql}", "query: there is no .*trips.sql"),
+    ],
+)
+def test_names_a_mistake_of_a_source(write, source, sentence):
+    with pytest.raises(InputError, match=f"line 4: sources.trips.*{sentence}") as caught:
+        load_loop(write(GOOD.replace(SOURCE, f"trips: {source}")))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "parameter"),
+    [
+        ("{uri: 'gs://${BUCKET}/trips'}", {"uri": "gs://${BUCKET}/trips"}),
+        (
+            "{uri: 'sqlite:///trips.db', query: trips.sql}",
+            {"uri": "sqlite:///{base}/trips.db", "query": "SELECT 1 -- from a file"},
+        ),
+        (
+            "{uri: '${WAREHOUSE_URL}', query: SELECT 1, timestamp: at}",
+            {"uri": "${WAREHOUSE_URL}", "query": "SELECT 1", "timestamp": "at"},
+        ),
+        (
+            "{uri: 'postgresql://me:${PASSWORD}@host/db', query: SELECT 1}",
+            {"uri": "postgresql://me:${PASSWORD}@host/db", "query": "SELECT 1"},
+        ),
+    ],
+)
+def test_a_source_reaches_its_step_with_its_secrets_unread(
+    write, monkeypatch, source, parameter, tmp_path
+):
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    path = write(GOOD.replace(SOURCE, f"trips: {source}"))
+    (path.parent / "trips.sql").write_text("SELECT 1 -- from a file")
+    loop, base = load_loop(path)
+    given = pipeline_arguments("training", loop, base, tmp_path)["sources"]
+    expected = {key: value.replace("{base}", str(base)) for key, value in parameter.items()}
+    assert given == [{"name": "trips", **expected}]
+
+
+def test_an_export_is_relative_to_the_file_unless_it_is_a_uri(write, tmp_path):
+    for place, expected in (("out", f"{tmp_path}/out"), ("gs://b/out", "gs://b/out")):
+        text = GOOD + f"batch_scoring: {{export_to: '{place}', partition_by: [station]}}\n"
+        loop, base = load_loop(write(text))
+        arguments = pipeline_arguments("batch-scoring", loop, base, tmp_path)
+        assert arguments["export_to"] == expected
+        assert arguments["partition_by"] == ["station"]
+
+
 def test_names_every_mistake_at_once(write):
     with pytest.raises(InputError) as caught:
         load_loop(write(GOOD.replace("epochs: 3", "epochs: x\n  seed: y")))

@@ -43,7 +43,7 @@ class Workbench:
     def path(self, name: str) -> Path:
         return self.root / name
 
-    def measure(self, columns: Any, name: str = "now", **window: str) -> Summary:
+    def measure(self, columns: Any, name: str = "now", **window: Any) -> Summary:
         table = columns if isinstance(columns, pa.Table) else pa.table(columns)
         write_dataset(table, self.path(f"{name}-data"))
         compute_statistics(self.path(f"{name}-data"), self.path(name), **window)
@@ -56,7 +56,9 @@ class Workbench:
         infer_schema(self.path(name), self.path("schema"), label)
         return self.path("schema").read_text()
 
-    def validate(self, name: str = "now", baseline: str = "", **settings: Any) -> Decision:
+    def validate(
+        self, name: str = "now", baseline: str = "", serving: str = "", **settings: Any
+    ) -> Decision:
         limits = {
             key: settings.pop(key) for key in list(settings) if key in Limits.__dataclass_fields__
         }
@@ -68,6 +70,7 @@ class Workbench:
             self.path("page.html"),
             label=settings.pop("label", "sold"),
             baseline=self.path(baseline) if baseline else "",
+            serving=self.path(serving) if serving else "",
             limits=Limits(**limits),
             **settings,
         )

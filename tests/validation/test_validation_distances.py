@@ -7,6 +7,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from kfloop.components.validation.columns import clean
 from kfloop.components.validation.distances import (
+    SKETCH_FACTOR,
     l_infinity,
     l_infinity_noise,
     missing_noise,
@@ -78,7 +79,7 @@ def test_the_mean_psi_of_unchanged_data_is_the_theoretical_one() -> None:
 )
 def test_the_noise_is_a_quantile_of_chi_square(freedom: int, share: float, expected: float) -> None:
     noise = psi_noise(1000, 1000, freedom + 1, share)
-    assert noise == pytest.approx(expected / 500, rel=0.03)
+    assert noise == pytest.approx(SKETCH_FACTOR * expected / 500, rel=0.03)
 
 
 SEED = np.random.default_rng(0)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from kfloop.components.contracts.dataset import fingerprint, write_dataset
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.validation.batches import BATCH_ROWS
 from kfloop.components.validation.columns import clean, kind_of
-from kfloop.components.validation.statistics import BATCH_ROWS, compute_statistics
+from kfloop.components.validation.statistics import compute_statistics
 from kfloop.components.validation.summary import read_statistics, summarize
 from kfloop.components.validation.tfdv import tfdv
 

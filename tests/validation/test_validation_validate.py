@@ -271,6 +271,7 @@ def test_a_log_is_held_against_a_reference_sample(empty_bench: Any, sales_of: An
     [
         ({"environment": "STAGING"}, "no environment 'STAGING'; it has TRAINING, SERVING"),
         ({"drift": "maybe"}, "drift is 'maybe'"),
+        ({"skew": "maybe"}, "skew is 'maybe'"),
         ({"minimum_rows": 0}, "minimum_rows is 0"),
         ({"rules": ["price is nice"]}, "Rule 'price is nice' cannot be read"),
     ],
@@ -291,10 +292,71 @@ def test_the_page_shows_every_column_and_needs_no_network(bench: Any, sales_of: 
     page = bench.path("page.html").read_text()
     for name in columns:
         assert f'<span class="name">{name}</span>' in page
-    assert page.count("<svg") == len(columns) - 1
+    assert page.count("<title>Distribution of") + page.count("<title>Most frequent") == 6
     assert "&lt;b&gt;north" in page
     assert "<b>north</b>" not in page
     assert 'class="then"' in page
     assert "http" not in page
     assert "src=" not in page
-    assert page.index('class="name">shop') < page.index('class="name">at')  # findings first
+    names = [page.index(f'class="name">{name}<') for name in ("shop", "empty", "price")]
+    assert names == sorted(names)  # what fails, what is reported, what holds
+    assert page.index("What was found") < names[0] < page.index("All ")
+
+
+def test_skew_between_training_and_serving_is_found(bench: Any, sales_of: Any) -> None:
+    served = sales_of(seed=1)
+    del served["sold"]
+    bench.measure(served, "served")
+    assert not any("skew" in why for why in _told(bench.validate("before", serving="served")))
+    served["stock"] = pa.array(np.random.default_rng(1).poisson(6, 2000))
+    served["shop"] = pa.array([shop.upper() for shop in served["shop"].to_pylist()])
+    served["price"] = pa.array(served["price"].to_numpy(False), mask=np.arange(2000) % 3 == 0)
+    del served["receipt"]
+    bench.measure(served, "served")
+    decision = bench.validate("before", serving="served", skew="fail")
+    assert decision.decision == "fail"
+    assert {reason.metric: reason.check for reason in decision.reasons if not reason.passed} == {
+        "stock": "skew psi",
+        "shop": "skew l_infinity",
+        "price": "skew missing",
+        "receipt": "skew column",
+    }
+    told = whys(decision, passed=False)
+    assert "column 'stock' is served differently from training (psi" in told
+    assert "column 'receipt' is trained on and not served" in told
+    assert bench.validate("before", serving="served").decision == "pass"
+    assert not any("skew" in r.check for r in _off(bench).reasons)
+
+
+def _told(decision: Decision) -> list[str]:
+    return [r.check for r in decision.reasons if not r.passed or r.check.endswith("(reported)")]
+
+
+def _off(bench: Any) -> Decision:
+    return bench.validate("before", serving="served", skew="off")
+
+
+def test_serving_data_without_rows_is_no_proof_of_no_skew(bench: Any) -> None:
+    empty = statistics_pb2.DatasetFeatureStatisticsList()
+    empty.datasets.add(num_examples=0)
+    bench.path("served").write_bytes(empty.SerializeToString())
+    decision = bench.validate("before", serving="served")
+    assert whys(decision, passed=False) == "the serving data has no rows to compare with"
+
+
+def test_the_page_of_skew_draws_what_is_served(bench: Any, sales_of: Any) -> None:
+    bench.measure(sales_of(seed=1), "served")
+    assert bench.validate("before", serving="served").baseline == (
+        "the serving data's statistics of 2,000 rows"
+    )
+    assert "■ the serving data" in bench.path("page.html").read_text()
+
+
+def test_a_skew_comparator_in_a_hand_written_schema_is_obeyed(bench: Any, sales_of: Any) -> None:
+    schema = read_schema_file(bench.path("schema"))
+    shop = next(feature for feature in schema.feature if feature.name == "shop")
+    shop.skew_comparator.infinity_norm.threshold = 0.05
+    bench.path("schema").write_text(str(schema))
+    bench.measure(sales_of(seed=1) | {"shop": ["north"] * 2000}, "served")
+    told = whys(bench.validate("before", serving="served", skew="off"), passed=False)
+    assert "high linfty distance between training and serving" in told
