@@ -1,28 +1,21 @@
 import os
 import shutil
-from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from feature_repos import (
     DEFINITIONS,
     example_table,
     facts_table,
-    sales_table,
     write_repo,
     write_tables,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.features.repository import apply
 from kfloop.components.features.training_set import retrieve
-
-TTL = timedelta(hours=2)
 
 
 @pytest.fixture(scope="module")
@@ -162,62 +155,3 @@ def test_two_values_for_one_key_and_time_are_refused(examples: Path, tmp_path: P
     apply(tables, tmp_path / "repo", str(write_repo(tmp_path / "user")))
     with pytest.raises(InputError, match=r"'facts' has different rows .*a, 2024-01-01T12:00"):
         retrieve(examples, tmp_path / "repo", tmp_path / "out", "moment", "plain")
-
-
-shops = st.sampled_from(["a", "b", None])
-hours = st.integers(-6, 6).map(lambda half: half / 2)
-
-
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    asked=st.lists(
-        st.tuples(st.sampled_from(["a", "b", "c", None]), hours), min_size=1, max_size=8
-    ),
-    sales=st.lists(
-        st.tuples(shops, st.none() | hours, hours, st.none() | st.integers(0, 9)), max_size=12
-    ),
-    facts=st.lists(st.tuples(shops, hours, st.none() | st.floats(0, 9)), max_size=8),
-)
-def test_the_join_equals_the_obvious_loop(
-    repo: Path,
-    tmp_path: Path,
-    asked: list[tuple[str | None, float]],
-    sales: list[tuple[str | None, float | None, float, int | None]],
-    facts: list[tuple[str | None, float, float | None]],
-) -> None:
-    # Rows that differ only in what cannot decide between them are refused; see the test above.
-    sales = list({row[:3]: row for row in sales}.values())
-    facts = list({row[:2]: row for row in facts}.values())
-    pq.write_table(sales_table(sales), repo / "data" / "sales" / "part-00000.parquet")
-    pq.write_table(facts_table(facts), repo / "data" / "facts" / "part-00000.parquet")
-    write_dataset(example_table(asked), tmp_path / "examples")
-
-    retrieve(tmp_path / "examples", repo, tmp_path / "out", "moment", "plain")
-
-    after = read_dataset(tmp_path / "out")
-    assert after["event_id"].to_pylist() == list(range(len(asked)))
-    assert after["sold"].to_pylist() == [newest_sale(sales, *example) for example in asked]
-    assert after["size"].to_pylist() == [newest_fact(facts, *example) for example in asked]
-
-
-def newest_sale(
-    rows: list[tuple[str | None, float | None, float, int | None]], shop: str | None, moment: float
-) -> int | None:
-    best: tuple[float, float] | None = None
-    found = None
-    for key, known, written, sold in rows:
-        if shop is None or key != shop or known is None or known > moment:
-            continue
-        if best is None or (known, written) > best:
-            best, found = (known, written), sold
-    expired = best is not None and moment - best[0] > TTL / timedelta(hours=1)
-    return None if expired else found
-
-
-def newest_fact(
-    rows: list[tuple[str | None, float, float | None]], shop: str | None, moment: float
-) -> float | None:
-    known_then = [row for row in rows if shop is not None and row[0] == shop and row[1] <= moment]
-    return max(known_then, key=lambda row: row[1])[2] if known_then else None

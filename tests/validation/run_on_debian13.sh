@@ -5,8 +5,8 @@
 #     sudo tests/validation/run_on_debian13.sh [pytest arguments]
 #
 # Needs root, mmdebstrap, a Debian mirror and a package index (the environment's settings for uv and
-# certificates are passed on), `make setup`, and 3 GB in $TMPDIR. Takes about a minute and a half
-# and leaves nothing behind.
+# certificates are passed on), `make setup`, and 3 GB in $TMPDIR. Takes two to three minutes and
+# leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
