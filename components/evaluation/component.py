@@ -55,6 +55,55 @@ def evaluate_model(
 
 
 @dsl.component(base_image=image("evaluation"), install_kfp_package=False)
+def compare_models(
+    model: dsl.Input[dsl.Model],
+    dataset: dsl.Input[dsl.Dataset],
+    comparison: dsl.Output[dsl.Artifact],
+    decision: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    champion_uri: str = "",
+    metric: str = "",
+    tolerance: float = 0.0,
+    slices: List[str] = [],
+    minimum_slice_size: int = 100,
+    threshold: float = 0.5,
+    resamples: int = 200,
+    seed: int = 7,
+) -> str:
+    """Compares a candidate with the champion on the same rows, by the paired bootstrap.
+
+    Args:
+        model: The candidate's package.
+        dataset: Labelled rows that neither model was trained on.
+        comparison: Every metric of both and the improvement with its interval, as JSON.
+        decision: Whether the candidate is surely worse.
+        page: The same as a page.
+        champion_uri: Published package of the champion; empty when there is none yet.
+        metric: The metric that decides. Empty: auc, macro_auc or rmse, by the task.
+        tolerance: How much worse in that metric is always allowed, in its own unit.
+        slices: Columns; the rows of each value are compared on their own too.
+        minimum_slice_size: Slices with fewer rows are named, but not compared.
+        threshold: Binary: probability from which a row is called positive, for both models.
+        resamples: Bootstrap resamples behind the intervals.
+        seed: Random seed of the resamples.
+
+    Returns:
+        `pass`, `fail`, `no_baseline` without a champion to compare with, or `no_data`.
+    """
+    from kfloop.components.contracts.decision import decision_metadata
+    from kfloop.components.evaluation import compare as core
+
+    settings = core.CompareSettings(
+        metric, tolerance, slices, minimum_slice_size, threshold, resamples, seed
+    )
+    result = core.compare_models(
+        model.path, dataset.path, champion_uri, comparison.path, decision.path, page.path, settings
+    )
+    decision.metadata.update(decision_metadata(result))
+    return result.decision
+
+
+@dsl.component(base_image=image("evaluation"), install_kfp_package=False)
 def gate_model(
     evaluation: dsl.Input[dsl.Artifact],
     decision: dsl.Output[dsl.Artifact],

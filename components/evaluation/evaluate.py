@@ -21,11 +21,8 @@ from kfloop.components.evaluation.curves import (
 )
 from kfloop.components.evaluation.labels import read_labels
 from kfloop.components.evaluation.metrics import (
-    Measure,
     best_f1_threshold,
-    binary_measure,
-    multiclass_measure,
-    regression_measure,
+    measure_of,
 )
 from kfloop.components.evaluation.report import Card, model_card
 from kfloop.components.evaluation.score import load_scorer
@@ -205,15 +202,6 @@ def _threshold(
     return settings.threshold
 
 
-def _measure(
-    labels: np.ndarray, outputs: np.ndarray, task: str, threshold: float | None
-) -> Measure:
-    if task == "binary":
-        assert threshold is not None
-        return binary_measure(labels, outputs, threshold)
-    return (multiclass_measure if task == "multiclass" else regression_measure)(labels, outputs)
-
-
 def _metrics(
     labels: np.ndarray,
     outputs: np.ndarray,
@@ -224,7 +212,7 @@ def _metrics(
     if not len(labels):
         nothing = {"value": None, "low": None, "high": None, "why": "the dataset has no rows"}
         return {name: dict(nothing) for name in METRICS[package.task]}
-    measure = _measure(labels, outputs, package.task, threshold)
+    measure = measure_of(package.task, labels, outputs, threshold or 0.0)
     found = estimate(measure, len(labels), settings.resamples, settings.seed)
     return {name: _entry(found[name], labels) for name in METRICS[package.task]}
 

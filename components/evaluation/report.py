@@ -10,6 +10,7 @@ from kfloop.components.contracts.charts import Range, Series, line_chart
 from kfloop.components.contracts.decision import STYLE
 from kfloop.components.contracts.model_package import ModelPackage
 from kfloop.components.evaluation.curves import BinaryCurves, regression_calibration
+from kfloop.components.evaluation.tables import estimate_text, table
 
 _UNIT = Range(0.0, 1.0)
 _SLICE_METRICS = {
@@ -62,7 +63,7 @@ def _facts(card: Card) -> str:
     ]
     if document["threshold"] is not None:
         rows.append(("positive from", f"probability {document['threshold']:.4g}"))
-    return _table(["", ""], [list(row) for row in rows])
+    return table(["", ""], [list(row) for row in rows])
 
 
 def _span(window: dict[str, Any]) -> str:
@@ -76,8 +77,8 @@ def _metric_table(document: dict[str, Any]) -> str:
     for name, entry in document["metrics"].items():
         trivial = document["trivial"].get(name)
         note = f"{trivial:.4g} without any feature" if trivial is not None else ""
-        rows.append([name, _value(entry), entry.get("why", note)])
-    return _table(["metric", "value", ""], rows)
+        rows.append([name, estimate_text(entry), entry.get("why", note)])
+    return table(["metric", "value", ""], rows)
 
 
 def _slice_table(document: dict[str, Any]) -> str:
@@ -86,18 +87,10 @@ def _slice_table(document: dict[str, Any]) -> str:
     names = _SLICE_METRICS[document["task"]]
     rows = []
     for part in document["slices"]:
-        cells = [_value(part["metrics"].get(name)) for name in names]
+        cells = [estimate_text(part["metrics"].get(name)) for name in names]
         whys = {entry["why"] for entry in part["metrics"].values() if "why" in entry}
         rows.append([part["slice"], str(part["rows"]), *cells, part.get("why", "; ".join(whys))])
-    return "<h2>Slices</h2>" + _table(["slice", "rows", *names, ""], rows)
-
-
-def _value(entry: dict[str, Any] | None) -> str:
-    if entry is None or entry["value"] is None:
-        return "–"
-    if entry["low"] is None:
-        return f"{entry['value']:.4g}"
-    return f"{entry['value']:.4g} ({entry['low']:.4g} to {entry['high']:.4g})"
+    return "<h2>Slices</h2>" + table(["slice", "rows", *names, ""], rows)
 
 
 def _charts(card: Card) -> str:
@@ -137,12 +130,4 @@ def _confusion_table(card: Card) -> str:
         return ""
     names, matrix = card.confusion
     rows = [[name, *map(str, counts)] for name, counts in zip(names, matrix, strict=True)]
-    return "<h2>Confusion matrix</h2>" + _table(["true, then called →", *names], rows)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return "<h2>Confusion matrix</h2>" + table(["true, then called →", *names], rows)

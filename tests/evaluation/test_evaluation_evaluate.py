@@ -5,58 +5,15 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from evaluation_toys import FEATURES, make_package, toy_table
 
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.decision import read_decision
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.model_package import Feature, ModelPackage, write_model_json
+from kfloop.components.contracts.model_package import ModelPackage, write_model_json
 from kfloop.components.evaluation.evaluate import EvaluateSettings, evaluate
 from kfloop.components.evaluation.gate import gate
 from kfloop.components.evaluation.score import score_data
-
-import tensorflow as tf  # isort: skip
-
-FEATURES = [Feature("x", "float"), Feature("colour", "string")]
-
-
-class HandMade(tf.Module):
-    """A graph that follows the contract: x, plus 1 for red, through the task's output."""
-
-    def __init__(self, task: str) -> None:
-        super().__init__()
-        self.task = task
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.float32, name="x"),
-            tf.TensorSpec([None], tf.string, name="colour"),
-        ]
-    )
-    def serve(self, x, colour):
-        score = tf.where(tf.math.is_finite(x), x, 0.0) + tf.cast(colour == "red", tf.float32)
-        if self.task == "binary":
-            return {"probability": tf.sigmoid(score)}
-        if self.task == "multiclass":
-            return {"probabilities": tf.nn.softmax(tf.stack([-score, 0 * score, score], axis=1))}
-        return {"value": score * 10}
-
-
-def make_package(root, task, **changes):
-    module = HandMade(task)
-    tf.saved_model.save(module, str(root / "1"), signatures={"serving_default": module.serve})
-    facts = {
-        "name": "toy",
-        "task": task,
-        "label": "label",
-        "features": FEATURES,
-        "classes": ["high", "low", "mid"] if task == "multiclass" else [],
-        "entities": ["machine"],
-        "timestamp": "at",
-        "version": "3",
-        "training_window": {"rows": 10},
-    }
-    write_model_json(ModelPackage(**(facts | changes)), root)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -65,31 +22,6 @@ def models(tmp_path_factory):
         task: make_package(tmp_path_factory.mktemp(task), task)
         for task in ("binary", "multiclass", "regression")
     }
-
-
-def toy_table(task, rows=1200, seed=0):
-    random = np.random.default_rng(seed)
-    x = random.normal(size=rows)
-    known = random.random(rows) > 0.1
-    colour = random.choice(["red", "green", "blue"], rows, p=[0.3, 0.66, 0.04]).astype(object)
-    score = np.where(known, x, 0) + (colour == "red")
-    noise = random.logistic(size=rows)
-    label = {
-        "binary": score + noise > 0,
-        "multiclass": np.array(["high", "mid", "low"])[np.digitize(score + noise, [-1, 1])],
-        "regression": score * 10 + noise,
-    }[task]
-    colour[random.random(rows) < 0.2] = None
-    return pa.table(
-        {
-            "at": pa.array(np.arange(rows) * 3_600_000_000, pa.timestamp("us", tz="UTC")),
-            "machine": [f"m{index % 5}" for index in range(rows)],
-            "x": pa.array(x, mask=~known),
-            "colour": pa.array(colour.tolist(), pa.string()),
-            "size": random.normal(size=rows),
-            "label": label,
-        }
-    )
 
 
 class Workspace:
