@@ -52,7 +52,8 @@ def train_model(
         seed: Random seed; the same seed and data give the same weights on a CPU.
         validation_fraction: Share of the rows held out to stop early.
         hyperparameters: hidden, dropout, l2, embedding_size, categorical, minimum_count,
-            vocabulary_limit, patience; or what your module reads.
+            vocabulary_limit, patience, class_weights, schedule, warmup_epochs, clip_norm; or what
+            your module reads.
         module_uri: Python file with `build_model(schema, hyperparameters)`; empty for the built-in
             network.
         reference_rows: Rows of training data kept in the package as the drift baseline.

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.training.encoder import Arrays
+from kfloop.components.training.schedule import learning_rate
 
 # Training steps per call into TensorFlow: amortises Python between the steps.
 _STEPS_PER_EXECUTION = 32
@@ -36,10 +37,14 @@ class FitSettings:
         task: One of the contract's `TASKS`.
         epochs: Largest number of passes over the data.
         batch_size: Rows per step.
-        learning_rate: Adam's step size.
+        learning_rate: Adam's largest step size.
         patience: Epochs without a better validation loss before training stops.
         seed: Of the shuffle.
         label_scale: Regression: standard deviation of the label, to print errors in its unit.
+        class_weights: Weight in the loss by class position; empty for all alike.
+        schedule: How the learning rate falls: "", "cosine" or "exponential".
+        warmup_epochs: Epochs in which it rises.
+        clip_norm: Largest norm of the gradients; 0 for no limit.
     """
 
     task: str
@@ -49,6 +54,10 @@ class FitSettings:
     patience: int
     seed: int
     label_scale: float = 1.0
+    class_weights: tuple[float, ...] = ()
+    schedule: str = ""
+    warmup_epochs: float = 0.0
+    clip_norm: float = 0.0
 
 
 @dataclass
@@ -81,20 +90,16 @@ def fit(
         InputError: If the validation loss is not finite.
     """
     if not network.compiled:
-        network.compile(
-            optimizer=keras.optimizers.Adam(settings.learning_rate),
-            loss=_loss(settings.task),
-            metrics=[_metric(settings.task)],
-            steps_per_execution=_STEPS_PER_EXECUTION,
-        )
+        _compile(network, settings, steps_per_epoch(len(training), settings.batch_size))
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
     progress = _Progress(epoch, len(training), settings)
     stop = keras.callbacks.EarlyStopping(
         "val_loss", patience=settings.patience, restore_best_weights=True, mode="min"
     )
+    weights = settings.class_weights
     network.fit(
-        shuffled_batches(training, settings.batch_size, settings.seed, epoch),
-        validation_data=batches(validation, _VALIDATION_BATCH),
+        weighted(shuffled_batches(training, settings.batch_size, settings.seed, epoch), weights),
+        validation_data=weighted(batches(validation, _VALIDATION_BATCH), weights),
         epochs=settings.epochs,
         callbacks=[progress, stop],
         verbose=0,
@@ -130,7 +135,7 @@ def shuffled_batches(
             label, index
         )
 
-    steps = rows // size
+    steps = steps_per_epoch(rows, batch_size)
     dataset = tf.data.Dataset.range(1).flat_map(one_epoch)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(4)
 
@@ -138,6 +143,33 @@ def shuffled_batches(
 def batches(examples: Examples, batch_size: int) -> tf.data.Dataset:
     """Returns batches in order, every row once."""
     return tf.data.Dataset.from_tensor_slices((examples.inputs, examples.label)).batch(batch_size)
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Returns the number of whole batches, at least one."""
+    return rows // min(batch_size, rows)
+
+
+def weighted(dataset: tf.data.Dataset, class_weights: tuple[float, ...]) -> tf.data.Dataset:
+    """Adds each row's weight by its class; without weights, returns the dataset as it is."""
+    if not class_weights:
+        return dataset
+    table = tf.constant(class_weights, tf.float32)
+    return dataset.map(
+        lambda inputs, label: (inputs, label, tf.gather(table, tf.cast(label, tf.int32)))
+    )
+
+
+def _compile(network: keras.Model, settings: FitSettings, steps: int) -> None:
+    rate = learning_rate(
+        settings.learning_rate, settings.schedule, settings.warmup_epochs, settings.epochs, steps
+    )
+    network.compile(
+        optimizer=keras.optimizers.Adam(rate, global_clipnorm=settings.clip_norm or None),
+        loss=_loss(settings.task),
+        metrics=[_metric(settings.task)],
+        steps_per_execution=_STEPS_PER_EXECUTION,
+    )
 
 
 def _loss(task: str) -> keras.losses.Loss:

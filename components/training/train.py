@@ -30,6 +30,7 @@ from kfloop.components.training.columns import (
     Roles,
     SchemaHints,
     choose_features,
+    class_weights,
     read_label,
     read_schema_hints,
 )
@@ -143,6 +144,10 @@ def train(
             own.patience,
             settings.seed,
             scale,
+            tuple(class_weights(label, own.class_weights, learn)),
+            own.schedule,
+            own.warmup_epochs,
+            own.clip_norm,
         ),
     )
     print(
