@@ -25,7 +25,7 @@ from kfloop.components.evaluation.bootstrap import Estimate, estimate
 from kfloop.components.evaluation.labels import read_labels
 from kfloop.components.evaluation.metrics import MAIN_METRIC, improvement_measure, measure_of
 from kfloop.components.evaluation.slices import slices_of
-from kfloop.components.evaluation.tables import estimate_text, table
+from kfloop.components.evaluation.tables import estimate_text, number_text, table
 
 CHECK = "not surely worse than the champion"
 
@@ -71,8 +71,8 @@ def compare_models(
         model: Directory of the candidate's package.
         dataset: Labelled rows that neither should have been trained on.
         champion_uri: Published package of the champion; empty when there is none.
-        comparison: JSON file to write: `champion` (null without one), `metric`, `rows`,
-            `metrics` ({name: {candidate, champion, improvement: {value, low, high}}}; an
+        comparison: JSON file to write: `champion` (null without one), `metric`, `tolerance`,
+            `rows`, `metrics` ({name: {candidate, champion, improvement: {value, low, high}}}; an
             improvement is positive when the candidate is better) and `slices` (a list of {slice,
             rows, metrics}).
         decision: Decision file to write: `fail` when the interval of the improvement lies below
@@ -91,6 +91,7 @@ def compare_models(
     package = read_model_json(model)
     metric = settings.metric or MAIN_METRIC[package.task]
     document: dict[str, Any] = {"champion": None, "metric": metric, "rows": 0}
+    document["tolerance"] = settings.tolerance
     document |= {"metrics": {}, "slices": []}
     rows = read_dataset(dataset)
     obstacle = _obstacle(champion_uri, package, rows)
@@ -239,6 +240,5 @@ def _details(document: dict[str, Any], champion: ModelPackage, window: dict[str,
 def _line(name: str, entry: dict[str, Any] | None) -> list[str]:
     if entry is None:
         return [name, "–", "–", "–"]
-    values = [entry["candidate"], entry["champion"]]
-    told = ["–" if value is None else f"{value:.4g}" for value in values]
+    told = [number_text(entry[model]) for model in ("candidate", "champion")]
     return [name, *told, estimate_text(entry["improvement"])]

@@ -22,6 +22,7 @@ def evaluate_model(
     threshold_by: str = "",
     resamples: int = 200,
     seed: int = 7,
+    groups: List[str] = [],
 ):
     """Judges a model on labelled rows: metrics with intervals, slices, curves, a model card.
 
@@ -39,11 +40,13 @@ def evaluate_model(
         threshold_by: Binary: f1 chooses the threshold with the best F1 instead; empty does not.
         resamples: Bootstrap resamples behind the intervals; 0 for none.
         seed: Random seed of the resamples.
+        groups: Binary: columns whose values must be treated alike; how often each is called
+            positive, rightly and wrongly, is in the evaluation and the model card.
     """
     from kfloop.components.evaluation import evaluate as core
 
     settings = core.EvaluateSettings(
-        slices, minimum_slice_size, threshold, threshold_by, resamples, seed
+        slices, minimum_slice_size, threshold, threshold_by, resamples, seed, groups
     )
     result = core.evaluate(
         model.path, dataset.path, evaluation.path, report.path, predictions.path, settings
@@ -108,9 +111,15 @@ def gate_model(
     evaluation: dsl.Input[dsl.Artifact],
     decision: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
+    comparison: dsl.Input[dsl.Artifact] = None,
     thresholds: Dict = {},
     slice_thresholds: Dict = {},
     confident: bool = False,
+    minimum_improvement: Dict = {},
+    maximum_slice_regression: Dict = {},
+    fairness: Dict = {},
+    latency_ms: Dict = {},
+    no_baseline: str = "pass",
     force: str = "",
 ) -> str:
     """Decides whether an evaluated model may be published, and says why.
@@ -119,11 +128,20 @@ def gate_model(
         evaluation: Output of evaluate_model.
         decision: The decision with every check.
         page: The same as a page.
+        comparison: Output of compare_models. With it the model must not be surely worse than the
+            champion.
         thresholds: Limits by metric, for example {"auc": {"minimum": 0.7}, "ece": {"maximum":
             0.1}}; a bare number is the minimum, or for an error the maximum. Empty: the model must
             surely beat one that knows nothing.
         slice_thresholds: The same, for every slice that is large enough.
         confident: Whether the 95 % interval must clear the threshold, and not only the value.
+        minimum_improvement: How much better than the champion, by metric, for example {"auc":
+            0.01}; a negative number allows it to be worse.
+        maximum_slice_regression: How much worse than the champion in any slice, by metric.
+        fairness: Largest gap between groups, by selection_rate, true_positive_rate or
+            false_positive_rate.
+        latency_ms: Most milliseconds of the model alone on the evaluation's machine: row, batch.
+        no_baseline: What having no champion means: pass or fail.
         force: Why a model that does not pass is let through; recorded in the decision.
 
     Returns:
@@ -131,10 +149,21 @@ def gate_model(
     """
     from kfloop.components.contracts.decision import decision_metadata
     from kfloop.components.evaluation.gate import gate
+    from kfloop.components.evaluation.gate_checks import GateRules
 
-    result = gate(
-        evaluation.path, decision.path, page.path, thresholds, slice_thresholds, confident, force
+    rules = GateRules(
+        thresholds,
+        slice_thresholds,
+        confident,
+        minimum_improvement,
+        maximum_slice_regression,
+        fairness,
+        latency_ms,
+        no_baseline,
+        force,
     )
+    compared = comparison.path if comparison else None
+    result = gate(evaluation.path, decision.path, page.path, rules, compared)
     decision.metadata.update(decision_metadata(result))
     return result.decision
 

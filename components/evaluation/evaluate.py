@@ -19,7 +19,9 @@ from kfloop.components.evaluation.curves import (
     binary_curves,
     confusion_matrix,
 )
+from kfloop.components.evaluation.fairness import fairness_gaps
 from kfloop.components.evaluation.labels import read_labels
+from kfloop.components.evaluation.latency import measure_latency
 from kfloop.components.evaluation.metrics import (
     best_f1_threshold,
     measure_of,
@@ -51,6 +53,7 @@ class EvaluateSettings:
             which flatters the metrics at the threshold a little; empty keeps `threshold`.
         resamples: Bootstrap resamples behind every interval; 0 for no intervals.
         seed: Of the resamples.
+        groups: Binary: columns whose values must be treated alike; see `fairness_gaps`.
     """
 
     slices: list[str] = field(default_factory=list)
@@ -59,6 +62,7 @@ class EvaluateSettings:
     threshold_by: str = ""
     resamples: int = 200
     seed: int = 7
+    groups: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -127,7 +131,7 @@ def evaluate(
         evaluation: JSON file to write: `task`, `label`, `rows`, `metrics` ({name: {value, low,
             high}}, with `why` where undefined), `slices` (a list of {slice, rows, metrics}, with
             `why` where too small), `trivial` (what a model without features reaches), `threshold`,
-            `dataset_fingerprint`, `model`, `window`.
+            `fairness`, `latency`, `dataset_fingerprint`, `model`, `window`.
         report: HTML file of the model card to write.
         predictions: Dataset to write: `prediction` with label, entities and timestamp.
         settings: How to evaluate.
@@ -139,7 +143,8 @@ def evaluate(
     package = read_model_json(model)
     table = read_dataset(dataset)
     labels = read_labels(table, package)
-    outputs = load_scorer(model, package)(table).astype(np.float64)
+    scorer = load_scorer(model, package)
+    outputs = scorer(table).astype(np.float64)
     if not np.isfinite(outputs).all():
         raise InputError(
             f"The model {package.name!r} predicts NaN for {int((~np.isfinite(outputs)).sum())} "
@@ -156,6 +161,8 @@ def evaluate(
         "slices": _slices(table, labels, outputs, package, threshold, settings),
         "minimum_slice_size": settings.minimum_slice_size,
         "trivial": _trivial(labels, package.task),
+        "fairness": _fairness(table, labels, outputs, package, threshold, settings),
+        "latency": measure_latency(scorer, table),
         "threshold": threshold,
         "dataset_fingerprint": data["fingerprint"],
         "window": {"since": data.get("since", ""), "until": data.get("until", "")},
@@ -249,6 +256,23 @@ def _slices(
             )
         found.append(entry)
     return found
+
+
+def _fairness(
+    table: pa.Table,
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    package: ModelPackage,
+    threshold: float | None,
+    settings: EvaluateSettings,
+) -> dict[str, Any]:
+    if threshold is None:
+        if settings.groups:
+            raise InputError(f"groups need a binary model; this one is {package.task}.")
+        return {}
+    return fairness_gaps(
+        table, labels, outputs, threshold, settings.groups, settings.minimum_slice_size
+    )
 
 
 def _trivial(labels: np.ndarray, task: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from kfloop.components.contracts.charts import Range, Series, line_chart
 from kfloop.components.contracts.decision import STYLE
 from kfloop.components.contracts.model_package import ModelPackage
 from kfloop.components.evaluation.curves import BinaryCurves, regression_calibration
-from kfloop.components.evaluation.tables import estimate_text, table
+from kfloop.components.evaluation.tables import estimate_text, number_text, table
 
 _UNIT = Range(0.0, 1.0)
 _SLICE_METRICS = {
@@ -41,6 +41,7 @@ def model_card(card: Card) -> str:
 {_facts(card)}
 <h2>Metrics, with 95 % intervals</h2>{_metric_table(card.document)}
 {_slice_table(card.document)}
+{_fairness_tables(card.document)}
 <h2>Curves</h2>{_charts(card)}{_confusion_table(card)}
 </html>
 """
@@ -63,6 +64,15 @@ def _facts(card: Card) -> str:
     ]
     if document["threshold"] is not None:
         rows.append(("positive from", f"probability {document['threshold']:.4g}"))
+    if document["latency"]:
+        latency = document["latency"]
+        rows.append(
+            (
+                "takes",
+                f"{latency['row_ms']:.3g} ms for a row and {latency['batch_ms']:.3g} ms for "
+                f"{latency['batch_rows']} rows, on the machine of this step",
+            )
+        )
     return table(["", ""], [list(row) for row in rows])
 
 
@@ -91,6 +101,25 @@ def _slice_table(document: dict[str, Any]) -> str:
         whys = {entry["why"] for entry in part["metrics"].values() if "why" in entry}
         rows.append([part["slice"], str(part["rows"]), *cells, part.get("why", "; ".join(whys))])
     return "<h2>Slices</h2>" + table(["slice", "rows", *names, ""], rows)
+
+
+def _fairness_tables(document: dict[str, Any]) -> str:
+    parts = []
+    for column, found in document["fairness"].items():
+        names = list(found["gaps"])
+        rows = [
+            [
+                group["group"],
+                str(group["rows"]),
+                *(number_text(group.get(name)) for name in names),
+                group.get("why", ""),
+            ]
+            for group in found["groups"]
+        ]
+        rows.append(["gap", "", *(number_text(found["gaps"][name]) for name in names), ""])
+        header = ["group", "rows", *(name.replace("_", " ") for name in names), ""]
+        parts.append(f"<h2>Groups of {html.escape(column)}</h2>" + table(header, rows))
+    return "".join(parts)
 
 
 def _charts(card: Card) -> str:

@@ -13,6 +13,11 @@ def estimate_text(entry: dict[str, Any] | None) -> str:
     return f"{entry['value']:.4g} ({entry['low']:.4g} to {entry['high']:.4g})"
 
 
+def number_text(value: float | None) -> str:
+    """Returns a number with four digits, and – for None."""
+    return "–" if value is None else f"{value:.4g}"
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Returns an HTML table of plain text."""
     head = "".join(f"<th>{html.escape(cell)}" for cell in header)

@@ -13,6 +13,7 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import ModelPackage, write_model_json
 from kfloop.components.evaluation.evaluate import EvaluateSettings, evaluate
 from kfloop.components.evaluation.gate import gate
+from kfloop.components.evaluation.gate_checks import GateRules
 from kfloop.components.evaluation.score import score_data
 
 
@@ -44,9 +45,7 @@ class Workspace:
             self.root / "evaluation.json",
             self.root / "decision.json",
             self.root / "decision.html",
-            thresholds or {},
-            slice_thresholds or {},
-            **options,
+            GateRules(thresholds or {}, slice_thresholds or {}, **options),
         )
 
     def score(self, table, task="binary"):
