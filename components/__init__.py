@@ -42,6 +42,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "promote_model",
         "roll_back_model",
         "register_model",
+        "find_champion",
         "describe_service",
         "replay_requests",
     ),
