@@ -23,6 +23,9 @@ def evaluate_model(
     resamples: int = 200,
     seed: int = 7,
     groups: List[str] = [],
+    false_positive_cost: float = 1.0,
+    false_negative_cost: float = 1.0,
+    importance_rows: int = 2000,
 ):
     """Judges a model on labelled rows: metrics with intervals, slices, curves, a model card.
 
@@ -34,19 +37,33 @@ def evaluate_model(
         curves: ROC curve (binary) and confusion matrix; empty for regression.
         report: The model card.
         predictions: `prediction` of every row, with its label, entities and timestamp.
-        slices: Columns; the rows of each value are judged on their own too.
+        slices: Columns; the rows of each value are judged on their own too. Columns joined by a
+            comma are crossed.
         minimum_slice_size: Slices with fewer rows are named, but not judged.
         threshold: Binary: probability from which a row is called positive.
-        threshold_by: Binary: f1 chooses the threshold with the best F1 instead; empty does not.
+        threshold_by: Binary: f1 chooses the threshold with the best F1 instead, cost the one with
+            the least cost; empty does not.
         resamples: Bootstrap resamples behind the intervals; 0 for none.
         seed: Random seed of the resamples.
         groups: Binary: columns whose values must be treated alike; how often each is called
             positive, rightly and wrongly, is in the evaluation and the model card.
+        false_positive_cost: What calling a negative row positive costs, for threshold_by cost.
+        false_negative_cost: What missing a positive row costs, in the same unit.
+        importance_rows: Most rows for the permutation importance; 0 for none.
     """
     from kfloop.components.evaluation import evaluate as core
 
     settings = core.EvaluateSettings(
-        slices, minimum_slice_size, threshold, threshold_by, resamples, seed, groups
+        slices,
+        minimum_slice_size,
+        threshold,
+        threshold_by,
+        resamples,
+        seed,
+        groups,
+        false_positive_cost,
+        false_negative_cost,
+        importance_rows,
     )
     result = core.evaluate(
         model.path, dataset.path, evaluation.path, report.path, predictions.path, settings

@@ -20,10 +20,12 @@ from kfloop.components.evaluation.curves import (
     confusion_matrix,
 )
 from kfloop.components.evaluation.fairness import fairness_gaps
+from kfloop.components.evaluation.importance import permutation_importance
 from kfloop.components.evaluation.labels import read_labels
 from kfloop.components.evaluation.latency import measure_latency
 from kfloop.components.evaluation.metrics import (
     best_f1_threshold,
+    cheapest_threshold,
     measure_of,
 )
 from kfloop.components.evaluation.report import Card, model_card
@@ -50,10 +52,14 @@ class EvaluateSettings:
         minimum_slice_size: Slices with fewer rows are named, but not judged.
         threshold: Binary: rows with at least this probability are called positive.
         threshold_by: Binary: `f1` chooses the threshold with the best F1 on these rows instead,
-            which flatters the metrics at the threshold a little; empty keeps `threshold`.
+            `cost` the one with the least cost, which flatters the metrics at the threshold a
+            little; empty keeps `threshold`.
         resamples: Bootstrap resamples behind every interval; 0 for no intervals.
         seed: Of the resamples.
         groups: Binary: columns whose values must be treated alike; see `fairness_gaps`.
+        false_positive_cost: What calling a negative row positive costs, for `cost`.
+        false_negative_cost: What missing a positive row costs, in the same unit.
+        importance_rows: Most rows for the permutation importance; 0 for none.
     """
 
     slices: list[str] = field(default_factory=list)
@@ -63,6 +69,9 @@ class EvaluateSettings:
     resamples: int = 200
     seed: int = 7
     groups: list[str] = field(default_factory=list)
+    false_positive_cost: float = 1.0
+    false_negative_cost: float = 1.0
+    importance_rows: int = 2000
 
 
 @dataclass
@@ -131,7 +140,7 @@ def evaluate(
         evaluation: JSON file to write: `task`, `label`, `rows`, `metrics` ({name: {value, low,
             high}}, with `why` where undefined), `slices` (a list of {slice, rows, metrics}, with
             `why` where too small), `trivial` (what a model without features reaches), `threshold`,
-            `fairness`, `latency`, `dataset_fingerprint`, `model`, `window`.
+            `fairness`, `latency`, `importance`, `dataset_fingerprint`, `model`, `window`.
         report: HTML file of the model card to write.
         predictions: Dataset to write: `prediction` with label, entities and timestamp.
         settings: How to evaluate.
@@ -163,6 +172,9 @@ def evaluate(
         "trivial": _trivial(labels, package.task),
         "fairness": _fairness(table, labels, outputs, package, threshold, settings),
         "latency": measure_latency(scorer, table),
+        "importance": permutation_importance(
+            scorer, table, labels, package, settings.importance_rows, settings.seed
+        ),
         "threshold": threshold,
         "dataset_fingerprint": data["fingerprint"],
         "window": {"since": data.get("since", ""), "until": data.get("until", "")},
@@ -193,8 +205,14 @@ def evaluate(
 def _check(settings: EvaluateSettings) -> None:
     if not 0 <= settings.threshold <= 1:
         raise InputError(f"threshold is {settings.threshold}; it must be between 0 and 1.")
-    if settings.threshold_by not in ("", "f1"):
-        raise InputError(f"threshold_by is {settings.threshold_by!r}; it must be 'f1' or empty.")
+    if settings.threshold_by not in ("", "f1", "cost"):
+        raise InputError(
+            f"threshold_by is {settings.threshold_by!r}; it must be 'f1', 'cost' or empty."
+        )
+    if min(settings.false_positive_cost, settings.false_negative_cost) <= 0:
+        raise InputError("false_positive_cost and false_negative_cost must be above 0.")
+    if settings.importance_rows < 0:
+        raise InputError("importance_rows must be at least 0.")
     if settings.minimum_slice_size < 1 or settings.resamples < 0:
         raise InputError("minimum_slice_size must be at least 1 and resamples at least 0.")
 
@@ -206,6 +224,9 @@ def _threshold(
         return None
     if settings.threshold_by == "f1" and labels.any():
         return best_f1_threshold(labels, outputs)
+    if settings.threshold_by == "cost" and len(labels):
+        costs = settings.false_positive_cost, settings.false_negative_cost
+        return cheapest_threshold(labels, outputs, *costs)
     return settings.threshold
 
 

@@ -21,6 +21,8 @@ LOWER_IS_BETTER = {"log_loss", "brier", "ece", "mae", "rmse"}
 # The metric by which two models are compared unless another one is named.
 MAIN_METRIC = {"binary": "auc", "multiclass": "macro_auc", "regression": "rmse"}
 CALIBRATION_BINS = 10
+# Lower edges; a score on an edge belongs to the bin above it, here and in the curve.
+CALIBRATION_EDGES = np.arange(CALIBRATION_BINS) / CALIBRATION_BINS
 # Keeps the log loss of a confident mistake finite; float32 probabilities end near here.
 _SMALLEST_PROBABILITY = 1e-7
 
@@ -50,7 +52,7 @@ def binary_measure(labels: np.ndarray, scores: np.ndarray, threshold: float) -> 
     # Log loss and Brier score of one positive and of one negative at each score.
     positive_costs = np.stack([-np.log(clipped), (1 - score) ** 2], axis=1)
     negative_costs = np.stack([-np.log1p(-clipped), score**2], axis=1)
-    bin_starts = np.searchsorted(score, np.arange(CALIBRATION_BINS) / CALIBRATION_BINS)
+    bin_starts = np.searchsorted(score, CALIBRATION_EDGES)
     first_positive = int(np.searchsorted(score, threshold))
 
     def measure(weights: np.ndarray) -> Values:
@@ -224,6 +226,25 @@ def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     # A threshold cannot part equal scores: only the last row of each counts.
     f1[:-1][scores[:-1] == scores[1:]] = -1.0
     return float(scores[f1.argmax()])
+
+
+def cheapest_threshold(
+    labels: np.ndarray, scores: np.ndarray, false_positive_cost: float, false_negative_cost: float
+) -> float:
+    """Returns the score from which calling rows positive costs least in total.
+
+    It lies just above every score when calling none costs least; among equals the highest wins.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order].astype(np.float64)
+    found = labels[order].cumsum()
+    false_alarms = np.arange(1, len(scores) + 1) - found
+    costs = false_positive_cost * false_alarms + false_negative_cost * (labels.sum() - found)
+    # A threshold cannot part equal scores: only the last row of each counts.
+    costs[:-1][scores[:-1] == scores[1:]] = np.inf
+    if false_negative_cost * labels.sum() <= costs.min():
+        return float(np.nextafter(scores[0], 2.0))
+    return float(scores[costs.argmin()])
 
 
 def _sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from kfloop.components.contracts.charts import Range, Series, line_chart
 from kfloop.components.contracts.decision import STYLE
 from kfloop.components.contracts.model_package import ModelPackage
 from kfloop.components.evaluation.curves import BinaryCurves, regression_calibration
+from kfloop.components.evaluation.importance import importance_chart
 from kfloop.components.evaluation.tables import estimate_text, number_text, table
 
 _UNIT = Range(0.0, 1.0)
@@ -43,6 +44,7 @@ def model_card(card: Card) -> str:
 {_slice_table(card.document)}
 {_fairness_tables(card.document)}
 <h2>Curves</h2>{_charts(card)}{_confusion_table(card)}
+{importance_chart(card.document["importance"]) if card.document["importance"] else ""}
 </html>
 """
 
@@ -133,7 +135,10 @@ def _charts(card: Card) -> str:
         ideal = Series("", [(low, low), (high, high)], dashed=True)
         means = Series("tenths of the rows", points, marks=True)
         return line_chart("Predicted and actual", "mean prediction", "mean label", [means, ideal])
-    return ""
+    return (
+        "<p>No ROC curves: there would be one for each class. macro_auc is the mean area under "
+        "them, each class against the rest.</p>"
+    )
 
 
 def _binary_charts(curves: BinaryCurves) -> str:

@@ -80,7 +80,8 @@ def test_each_task_is_judged_and_reported(workspace, task, metric, low, high):
     assert result.scalars[metric] == document["metrics"][metric]["value"]
     report = (workspace.root / "report.html").read_text()
     assert "http" not in report
-    assert ("<svg" in report) == (task != "multiclass")
+    assert "<svg" in report
+    assert ("No ROC curves" in report) == (task == "multiclass")
     json.dumps([result.metadata, result.classification_metadata, result.scalars], allow_nan=False)
     predictions = read_dataset(workspace.root / "predictions")
     assert predictions.column_names == ["at", "machine", "label", "prediction"]
@@ -196,7 +197,7 @@ TABLE = toy_table("binary", rows=4)
         (TABLE, "binary", {"slices": ["shape"]}, "slice column 'shape' is not in"),
         (TABLE, "binary", {"slices": ["at"]}, "slice column 'at' holds timestamp"),
         (TABLE, "binary", {"threshold": 2.0}, "threshold is 2.0"),
-        (TABLE, "binary", {"threshold_by": "cost"}, "threshold_by is 'cost'"),
+        (TABLE, "binary", {"threshold_by": "luck"}, "threshold_by is 'luck'"),
         (TABLE, "binary", {"minimum_slice_size": 0}, "minimum_slice_size"),
     ],
 )
@@ -309,3 +310,40 @@ def test_what_cannot_be_scored_is_said(workspace):
         workspace.score(TABLE.append_column("prediction", pa.array([1.0] * 4)))
     with pytest.raises(InputError, match="s3://"):
         score_data("s3://bucket/model", workspace.root, workspace.root / "out")
+
+
+def test_crossed_slices_hold_every_row_once_and_have_a_minimum_size(workspace):
+    table = toy_table("binary")
+    slices = workspace.evaluate(table, slices=["colour,machine"]).document["slices"]
+    assert sum(part["rows"] for part in slices) == 1200
+    by_name = {part["slice"]: part for part in slices}
+    colours, machines = (table[name].to_pylist() for name in ("colour", "machine"))
+    both = sum(c == "green" and m == "m1" for c, m in zip(colours, machines, strict=True))
+    assert by_name["colour=green, machine=m1"]["rows"] == both
+    assert by_name["colour=green, machine=m1"]["metrics"]["auc"]["value"] > 0.5
+    assert by_name["colour=blue, machine=m1"]["why"] == "fewer than 100 rows"
+    assert workspace.evaluate(table.slice(0, 0), slices=["colour,machine"]).document["slices"] == []
+    with pytest.raises(InputError, match="slice column 'shape'"):
+        workspace.evaluate(table, slices=["colour,shape"])
+
+
+def test_the_threshold_follows_the_stated_costs(workspace):
+    table = toy_table("binary")
+
+    def chosen(**costs):
+        return workspace.evaluate(table, threshold_by="cost", **costs).document["threshold"]
+
+    assert chosen(false_negative_cost=9.0) < chosen() < chosen(false_positive_cost=9.0)
+    with pytest.raises(InputError, match="must be above 0"):
+        chosen(false_positive_cost=0.0)
+
+
+def test_shuffling_what_the_model_leans_on_costs_most(workspace):
+    table = toy_table("binary")
+    found = workspace.evaluate(table, importance_rows=1000).document["importance"]
+    assert [entry["feature"] for entry in found["features"]] == ["x", "colour"]
+    assert found["features"][0]["loss"] > 0.1
+    assert (found["metric"], found["rows"]) == ("auc", 1000)
+    assert workspace.evaluate(table, importance_rows=1000).document["importance"] == found
+    assert "when one feature is shuffled" in (workspace.root / "report.html").read_text()
+    assert workspace.evaluate(table, importance_rows=0).document["importance"] == {}
