@@ -162,6 +162,10 @@ class Training(_Section):
         validation_fraction: Last part of the training data, used for early stopping.
         seed: Same seed and data give the same weights on a CPU.
         hyperparameters: Passed to the model builder.
+        input: `memory`, `stream`, or `auto`: stream what would take more than half of the memory.
+        checkpoint: Directory on a volume that outlives the pod, for a killed training to go on.
+        require_gpu: Fail when there is no GPU.
+        mixed_precision: `bfloat16`, or empty for float32.
     """
 
     features: list[str] = []
@@ -172,6 +176,10 @@ class Training(_Section):
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     seed: int = 0
     hyperparameters: dict[str, Any] = {}
+    input: Literal["auto", "memory", "stream"] = "auto"
+    checkpoint: str = ""
+    require_gpu: bool = False
+    mixed_precision: Literal["", "bfloat16"] = ""
 
 
 class Evaluation(_Section):

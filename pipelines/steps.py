@@ -65,6 +65,10 @@ def train_candidate(
     validation_fraction: float,
     seed: int,
     hyperparameters: Dict,
+    training_input: str,
+    checkpoint: str,
+    require_gpu: bool,
+    mixed_precision: str,
     slices: List[str],
     minimum_slice_size: int,
     groups: List[str],
@@ -150,6 +154,10 @@ def train_candidate(
         validation_fraction=validation_fraction,
         seed=seed,
         hyperparameters=hyperparameters,
+        input=training_input,
+        checkpoint_uri=checkpoint,
+        require_gpu=require_gpu,
+        mixed_precision=mixed_precision,
     )
     evaluated = evaluate_model(
         model=trained.outputs["model"],
