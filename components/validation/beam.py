@@ -16,10 +16,19 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.validation.batches import Window, read_batches
 from kfloop.components.validation.slices import MAXIMUM_SLICES, Columns, cut, too_many
-from kfloop.components.validation.tfdv import canonical, stats_options, tfdv
+from kfloop.components.validation.summary import ALL_ROWS
+from kfloop.components.validation.tfdv import (
+    OF_A_SLICE,
+    OF_ALL_ROWS,
+    canonical,
+    stats_options,
+    tfdv,
+)
 
+SLICES = ".slices"  # ends the name of the file with the slices' statistics
+DIRECT = ("", "DirectRunner")
 # Runners that work on this machine, and so see its files.
-LOCAL_RUNNERS = ("", "DirectRunner", "BundleBasedDirectRunner", "FnApiRunner", "PrismRunner")
+LOCAL_RUNNERS = (*DIRECT, "BundleBasedDirectRunner", "FnApiRunner", "PrismRunner")
 
 
 def measure_on_beam(
@@ -29,8 +38,8 @@ def measure_on_beam(
     pipeline_options: list[str],
     dataset_uri: str = "",
     result_uri: str = "",
-) -> Any:
-    """Returns a DatasetFeatureStatisticsList of all rows and of every slice.
+) -> tuple[Any, list[Any]]:
+    """Measures all rows, and every slice.
 
     Args:
         files: The dataset's files on this machine.
@@ -40,6 +49,9 @@ def measure_on_beam(
         dataset_uri: The dataset's directory as the workers see it; used by runners that work
             elsewhere, and only if it is a URI with a scheme.
         result_uri: File that workers can write and this process can read; like `dataset_uri`.
+
+    Returns:
+        A DatasetFeatureStatisticsList of all rows, and the DatasetFeatureStatistics of each slice.
 
     Raises:
         InputError: If Beam knows no file system for a URI, or there are too many slices.
@@ -62,13 +74,20 @@ def measure_on_beam(
         except ValueError as error:
             raise InputError(f"Beam's {runner} cannot reach {paths[0]}: {error}") from error
         print(f"measuring {len(paths)} files on {runner or 'DirectRunner'}", flush=True)
-        _run(paths, window, slices, options, result)
-        with FileSystems.open(result) as stream:
-            found = statistics_pb2.DatasetFeatureStatisticsList.FromString(stream.read())
-        FileSystems.delete([result])
-    if len(found.datasets) > MAXIMUM_SLICES + 1:
+        try:
+            _run(paths, window, slices, options, result)
+        except (RuntimeError, ValueError) as error:  # what runners make of an error in a worker
+            for columns in slices:
+                if str(too_many(columns)) in str(error):
+                    raise too_many(columns) from error
+            raise
+        whole = _collect(result)
+        # TFDV measures all rows beside the slices once more.
+        found = _collect(result + SLICES).datasets if slices else []
+        parts = [each for each in found if each.name != ALL_ROWS]
+    if len(parts) > MAXIMUM_SLICES:
         raise too_many()
-    return found
+    return whole, parts
 
 
 def _run(
@@ -76,16 +95,47 @@ def _run(
 ) -> None:
     import apache_beam as beam
 
-    slice_functions = [_slice_function(columns) for columns in slices]
-    with beam.Pipeline(options=options) as pipeline:
-        _ = (
+    with beam.Pipeline(_runner(options), options) as pipeline:
+        batches = (
             pipeline
             | "Files" >> beam.Create(paths)
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.FlatMap(_read, window).with_output_types(pa.RecordBatch)
-            | "Measure" >> tfdv().GenerateStatistics(stats_options(slice_functions or None))
+        )
+        _ = (
+            batches
+            | "Measure" >> tfdv().GenerateStatistics(stats_options(OF_ALL_ROWS))
             | "Write" >> tfdv().WriteStatisticsToBinaryFile(result)
         )
+        if slices:
+            functions = [_slice_function(columns) for columns in slices]
+            _ = (
+                batches
+                | "MeasureSlices" >> tfdv().GenerateStatistics(stats_options(OF_A_SLICE, functions))
+                | "WriteSlices" >> tfdv().WriteStatisticsToBinaryFile(result + SLICES)
+            )
+
+
+def _runner(options: Any) -> Any:
+    """Returns the runner to use instead of the one in the options, or None.
+
+    Beam's DirectRunner first downloads another runner, Prism, and falls back to this one where it
+    cannot. Nothing is to be installed at run time.
+    """
+    from apache_beam.options.pipeline_options import StandardOptions
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+
+    return FnApiRunner() if (options.view_as(StandardOptions).runner or "") in DIRECT else None
+
+
+def _collect(path: str) -> Any:
+    """Reads the statistics that workers wrote, and removes the file."""
+    from apache_beam.io.filesystems import FileSystems
+
+    with FileSystems.open(path) as stream:
+        found = statistics_pb2.DatasetFeatureStatisticsList.FromString(stream.read())
+    FileSystems.delete([path])
+    return found
 
 
 def _read(path: str, window: Window) -> Iterator[pa.RecordBatch]:

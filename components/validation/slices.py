@@ -1,6 +1,6 @@
 """Slices: the rows of a dataset with one value in a column, or in several, such as each carrier."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,10 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.validation.summary import ALL_ROWS
-from kfloop.components.validation.tfdv import StatisticsStream
+from kfloop.components.validation.tfdv import OF_A_SLICE, StatisticsStream
 
 SLICEABLE = ("string", "int", "bool")
-# A slice takes about as much memory as all rows do: its sketches are of the same size, up to about
-# 0.7 MB a column.
+# The sketches of a slice take about 2 MB for each numeric column.
 MAXIMUM_SLICES = 200
 # Measuring costs about as much for a few rows as for thousands, so rows are gathered first.
 WAITING_ROWS = 262_144
@@ -125,22 +124,18 @@ class SlicedStream:
             self._measure_waiting()
 
     def statistics(self, minimum_size: int) -> Any:
-        """Returns a DatasetFeatureStatisticsList: all rows first, then each slice by name.
-
-        Args:
-            minimum_size: Slices of fewer rows are left out.
-        """
+        """Returns a DatasetFeatureStatisticsList, see `join`."""
         self._measure_waiting()
         found = self._all.statistics()
         if not self._slices:
             return found
-        found.datasets[0].name = ALL_ROWS
-        for name in sorted(self._streams):
-            if self._streams[name].rows >= minimum_size:
-                dataset = found.datasets.add()
-                dataset.CopyFrom(self._streams[name].statistics().datasets[0])
-                dataset.name = name
-        return found
+        parts = []
+        for name, stream in self._streams.items():
+            if stream.rows >= minimum_size:  # the histograms take time
+                part = stream.statistics().datasets[0]
+                part.name = name
+                parts.append(part)
+        return join(found, parts, minimum_size)
 
     @property
     def names(self) -> list[str]:
@@ -151,20 +146,24 @@ class SlicedStream:
         for name, parts in self._waiting.items():
             table = pa.Table.from_batches(parts).combine_chunks()
             for batch in table.to_batches():
-                self._streams.setdefault(name, StatisticsStream()).add(batch)
+                self._streams.setdefault(name, StatisticsStream(OF_A_SLICE)).add(batch)
         self._waiting, self._waiting_rows = {}, 0
 
 
-def drop_small(found: Any, minimum_size: int) -> int:
-    """Removes slices of fewer rows from statistics and returns how many there were."""
-    kept = [each for each in found.datasets if each.name in ("", ALL_ROWS)]
-    slices = [each for each in found.datasets if each.name not in ("", ALL_ROWS)]
-    large = [each for each in slices if each.num_examples >= minimum_size]
-    result = statistics_pb2.DatasetFeatureStatisticsList(
-        datasets=[*kept, *sorted(large, key=lambda each: each.name)]
-    )
-    found.CopyFrom(result)
-    return len(slices) - len(large)
+def join(whole: Any, parts: Iterable[Any], minimum_size: int) -> Any:
+    """Returns the statistics of all rows, then of each slice by name, small ones left out.
+
+    Args:
+        whole: DatasetFeatureStatisticsList of all rows.
+        parts: DatasetFeatureStatistics of slices.
+        minimum_size: Fewest rows of a slice that is kept.
+    """
+    result = statistics_pb2.DatasetFeatureStatisticsList()
+    result.CopyFrom(whole)
+    result.datasets[0].name = ALL_ROWS
+    large = (part for part in parts if part.num_examples >= minimum_size)
+    result.datasets.extend(sorted(large, key=lambda part: part.name))
+    return result
 
 
 def _values(column: pa.Array) -> pa.Array:

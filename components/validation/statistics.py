@@ -19,7 +19,7 @@ from kfloop.components.validation.columns import kind_of
 from kfloop.components.validation.slices import (
     Columns,
     SlicedStream,
-    drop_small,
+    join,
     parse_slices,
 )
 from kfloop.components.validation.summary import ALL_ROWS, KIND, of_all_rows
@@ -78,8 +78,9 @@ def compute_statistics(
     if pipeline_options:
         from kfloop.components.validation.beam import measure_on_beam
 
-        measured = measure_on_beam(files, window, by, pipeline_options, dataset_uri, result_uri)
-        small = drop_small(measured, minimum_slice_size)
+        whole, parts = measure_on_beam(files, window, by, pipeline_options, dataset_uri, result_uri)
+        measured = join(whole, parts, minimum_slice_size) if by else whole
+        small = len(parts) - (len(measured.datasets) - 1)
     else:
         measured, small = _measure_here(files, window, by, minimum_slice_size)
     rows = int(of_all_rows(measured).datasets[0].num_examples)

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kfloop.components.contracts.dataset import write_dataset
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.validation.statistics import compute_statistics
 from kfloop.components.validation.summary import Column, Summary, read_statistics, summarize
@@ -69,6 +70,21 @@ def test_beam_in_several_processes_measures_the_same(dataset: Path) -> None:
     assert_agree(summarize(read_statistics(here)), summarize(read_statistics(there)))
 
 
+# Trap: Beam's DirectRunner downloads another runner's binary when it can.
+def test_the_direct_runner_downloads_nothing(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError(f"something is downloaded: {arguments}")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("apache_beam.utils.subprocess_server.urlopen", refuse)
+    monkeypatch.setattr("apache_beam.runners.portability.prism_runner.PrismRunner.__init__", refuse)
+    for options in (DIRECT, ["--job_name=statistics"]):
+        told = compute_statistics(dataset, dataset.parent / "s", pipeline_options=options)
+        assert told["rows"] == 6000
+
+
 def test_an_empty_window_is_an_error_on_beam_too(dataset: Path) -> None:
     with pytest.raises(InputError, match="holds no rows between its start and 2019-01-01"):
         compute_statistics(
@@ -79,6 +95,14 @@ def test_an_empty_window_is_an_error_on_beam_too(dataset: Path) -> None:
             pipeline_options=DIRECT,
         )
     assert not (dataset.parent / "s").exists()
+
+
+def test_too_many_slices_are_refused_in_a_worker(tmp_path: Path) -> None:
+    write_dataset(pa.table({"id": [f"u{i}" for i in range(1000)]}), tmp_path / "data")
+    with pytest.raises(InputError, match=r"^The dataset has more than 200 slices by id;"):
+        compute_statistics(
+            tmp_path / "data", tmp_path / "s", slices=["id"], pipeline_options=DIRECT
+        )
 
 
 def test_a_runner_elsewhere_needs_a_store_that_beam_knows(dataset: Path) -> None:
