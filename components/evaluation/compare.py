@@ -77,7 +77,7 @@ def compare_models(
             rows, metrics}).
         decision: Decision file to write: `fail` when the interval of the improvement lies below
             minus the tolerance, `no_baseline` without a champion or when it cannot be scored on
-            these rows, `no_data` when the metric is undefined.
+            these rows or was trained on some of them, `no_data` when the metric is undefined.
         page: HTML page of the decision to write.
         settings: How to compare.
 
@@ -94,7 +94,8 @@ def compare_models(
     document["tolerance"] = settings.tolerance
     document |= {"metrics": {}, "slices": []}
     rows = read_dataset(dataset)
-    obstacle = _obstacle(champion_uri, package, rows)
+    since = str(describe(dataset, package.timestamp).get("since") or "")
+    obstacle = _obstacle(champion_uri, package, rows, since)
     if obstacle:
         document["why"] = obstacle
         result = Decision(
@@ -106,8 +107,7 @@ def compare_models(
         document["champion"] = {"model_uri": champion_uri, "version": champion.version}
         document |= _compare(model, package, champion_uri, champion, rows, settings)
         result = _decide(document, settings)
-        window = describe(dataset, package.timestamp) if package.timestamp else {}
-        details = _details(document, champion, window)
+        details = _details(document)
     write_json(comparison, document)
     write_decision(result, decision)
     write_text(page, render(result, details))
@@ -115,7 +115,7 @@ def compare_models(
     return result
 
 
-def _obstacle(champion_uri: str, package: ModelPackage, rows: pa.Table) -> str:
+def _obstacle(champion_uri: str, package: ModelPackage, rows: pa.Table, since: str) -> str:
     """Returns why there is nothing to compare with; empty when there is."""
     if not champion_uri:
         return "there is no champion yet"
@@ -128,6 +128,9 @@ def _obstacle(champion_uri: str, package: ModelPackage, rows: pa.Table) -> str:
     missing = [feature for feature in champion.feature_names if feature not in rows.column_names]
     if missing:
         return f"{name} needs {', '.join(missing)}, which these rows do not have"
+    learned_until = str(champion.training_window.get("until") or "")
+    if since and learned_until and since <= learned_until:
+        return f"{name} was trained on rows up to {learned_until}: it has seen some of these"
     return ""
 
 
@@ -217,14 +220,8 @@ def _decide(document: dict[str, Any], settings: CompareSettings) -> Decision:
     return Decision("comparison", PASS if passed else FAIL, [reason], baseline=baseline)
 
 
-def _details(document: dict[str, Any], champion: ModelPackage, window: dict[str, Any]) -> str:
+def _details(document: dict[str, Any]) -> str:
     parts = [f"<p>Both models on the same {document['rows']} rows.</p>"]
-    learned_until = str(champion.training_window.get("until") or "")
-    if learned_until and str(window.get("since") or "") <= learned_until:
-        parts.append(
-            f"<p>The champion was trained on rows up to {learned_until}: it has seen some of "
-            "these, which flatters it.</p>"
-        )
     header = ["metric", "candidate", "champion", "improvement (95 % interval)"]
     parts.append(table(header, [_line(name, e) for name, e in document["metrics"].items()]))
     if document["slices"]:

@@ -129,11 +129,12 @@ def test_rows_without_two_labels_are_no_data(compare, models):
     assert compare(good, good, constant).decision.decision == "no_data"
 
 
-def test_a_champion_that_has_seen_these_rows_is_said(compare, models, tmp_path):
+def test_a_champion_that_has_seen_these_rows_is_no_baseline(compare, models, tmp_path):
     window = {"since": "1970-01-01T00:00:00+00:00", "until": "1970-02-01T00:00:00+00:00"}
     champion = make_package(tmp_path / "champion", "binary", training_window=window)
     found = compare(models["binary", "good"], champion, toy_table("binary"))
-    assert "has seen some of these" in found.page
+    assert found.decision.decision == "no_baseline"
+    assert "has seen some of these" in found.decision.summary
 
 
 def test_pairing_narrows_the_interval_and_covers_the_truth():
