@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "retrieve_online",
     ),
     "training": ("train_model",),
-    "evaluation": ("evaluate_model", "gate_model", "score_data"),
+    "evaluation": ("evaluate_model", "compare_models", "gate_model", "score_data"),
     "deployment": (
         "publish_model",
         "deploy_model",
@@ -42,6 +42,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "promote_model",
         "roll_back_model",
         "register_model",
+        "find_champion",
         "describe_service",
         "replay_requests",
     ),

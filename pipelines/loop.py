@@ -162,6 +162,10 @@ class Training(_Section):
         validation_fraction: Last part of the training data, used for early stopping.
         seed: Same seed and data give the same weights on a CPU.
         hyperparameters: Passed to the model builder.
+        input: `memory`, `stream`, or `auto`: stream what would take more than half of the memory.
+        checkpoint: Directory on a volume that outlives the pod, for a killed training to go on.
+        require_gpu: Fail when there is no GPU.
+        mixed_precision: `bfloat16`, or empty for float32.
     """
 
     features: list[str] = []
@@ -172,6 +176,10 @@ class Training(_Section):
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     seed: int = 0
     hyperparameters: dict[str, Any] = {}
+    input: Literal["auto", "memory", "stream"] = "auto"
+    checkpoint: str = ""
+    require_gpu: bool = False
+    mixed_precision: Literal["", "bfloat16"] = ""
 
 
 class Evaluation(_Section):
@@ -180,10 +188,12 @@ class Evaluation(_Section):
     Attributes:
         slices: Columns whose values are judged apart.
         minimum_slice_size: Slices with fewer rows get no metrics.
+        groups: Binary: columns whose values must be treated alike.
     """
 
     slices: list[str] = []
     minimum_slice_size: Annotated[int, Field(ge=1)] = 100
+    groups: list[str] = []
 
 
 class Gate(_Section):
@@ -193,10 +203,25 @@ class Gate(_Section):
         thresholds: Metric to `{minimum: x}` or `{maximum: x}`; a bare number is the one that fits
             the metric. Without any, the model must beat a trivial one.
         slices: The same for every slice that is large enough.
+        minimum_improvement: Metric to how much better than the champion the model must be. Without
+            any, it must not be surely worse.
+        maximum_slice_regression: Metric to how much worse than the champion it may be in a slice.
+        fairness: Rate to the largest gap between the groups of `evaluation.groups`.
+        latency_ms: Most milliseconds for a `row` and for a `batch` of 256, on the machine of the
+            evaluation.
+        no_baseline: Whether a model passes when there is no champion to compare it with.
     """
 
     thresholds: Limits = {}
     slices: Limits = {}
+    minimum_improvement: dict[str, float] = {}
+    maximum_slice_regression: dict[str, Annotated[float, Field(ge=0)]] = {}
+    fairness: dict[
+        Literal["selection_rate", "true_positive_rate", "false_positive_rate"],
+        Annotated[float, Field(ge=0, le=1)],
+    ] = {}
+    latency_ms: dict[Literal["row", "batch"], Annotated[float, Field(gt=0)]] = {}
+    no_baseline: Literal["pass", "fail"] = "pass"
 
 
 class Canary(_Section):

@@ -8,9 +8,11 @@ from kfloop.components import (
     analyse_canary,
     apply_feature_repo,
     build_feature_tables,
+    compare_models,
     compute_statistics,
     deploy_model,
     evaluate_model,
+    find_champion,
     gate_model,
     infer_schema,
     ingest_data,
@@ -63,10 +65,23 @@ def train_candidate(
     validation_fraction: float,
     seed: int,
     hyperparameters: Dict,
+    training_input: str,
+    checkpoint: str,
+    require_gpu: bool,
+    mixed_precision: str,
     slices: List[str],
     minimum_slice_size: int,
+    groups: List[str],
     thresholds: Dict,
     slice_thresholds: Dict,
+    minimum_improvement: Dict,
+    maximum_slice_regression: Dict,
+    fairness: Dict,
+    latency_ms: Dict,
+    no_baseline: str,
+    service: str,
+    namespace: str,
+    registry: str,
 ) -> NamedTuple(
     "Candidate",
     [
@@ -139,17 +154,38 @@ def train_candidate(
         validation_fraction=validation_fraction,
         seed=seed,
         hyperparameters=hyperparameters,
+        input=training_input,
+        checkpoint_uri=checkpoint,
+        require_gpu=require_gpu,
+        mixed_precision=mixed_precision,
     )
     evaluated = evaluate_model(
         model=trained.outputs["model"],
         dataset=split.outputs["evaluation"],
         slices=slices,
         minimum_slice_size=minimum_slice_size,
+        groups=groups,
+    )
+    champion = always(
+        find_champion(name=name, service=service, registry_uri=registry, namespace=namespace)
+    )
+    compared = compare_models(
+        model=trained.outputs["model"],
+        dataset=split.outputs["evaluation"],
+        champion_uri=champion.outputs["Output"],
+        slices=slices,
+        minimum_slice_size=minimum_slice_size,
     )
     gate = gate_model(
         evaluation=evaluated.outputs["evaluation"],
+        comparison=compared.outputs["comparison"],
         thresholds=thresholds,
         slice_thresholds=slice_thresholds,
+        minimum_improvement=minimum_improvement,
+        maximum_slice_regression=maximum_slice_regression,
+        fairness=fairness,
+        latency_ms=latency_ms,
+        no_baseline=no_baseline,
     )
     # KFP wants an instance of a type made here; a class would be no shorter.
     outputs = NamedTuple(  # noqa: UP014

@@ -217,13 +217,14 @@ def register_model(
     alias: str = "",
     run_id: str = "",
 ) -> str:
-    """Registers a published version in MLflow with its metrics and its lineage.
+    """Registers a published version with its metrics and its lineage.
 
     Args:
         model_uri: The published model.
         evaluation: Its evaluation; the metrics are logged with their intervals.
-        registry_uri: MLflow tracking URI; `none` registers nothing. Empty takes
-            MLFLOW_TRACKING_URI, else the laptop's own registry.
+        registry_uri: MLflow tracking URI, or kubeflow+http://host:port for a Kubeflow Model
+            Registry; `none` registers nothing. Empty takes MLFLOW_TRACKING_URI, else the laptop's
+            own registry.
         alias: Alias that the version gets, for example `champion`; empty for none.
         run_id: Id of the pipeline run, kept as a tag.
 
@@ -233,6 +234,24 @@ def register_model(
     from kfloop.components.deployment import register
 
     return register.register_model(model_uri, evaluation.path, registry_uri, alias, run_id)
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def find_champion(name: str, service: str, registry_uri: str = "", namespace: str = "") -> str:
+    """Says which model a candidate must beat: the live one, else the registry's champion.
+
+    Args:
+        name: Model name.
+        service: Name of the service.
+        registry_uri: As for register_model.
+        namespace: Kubernetes namespace; empty for the current one.
+
+    Returns:
+        URI of its package; empty when there is none yet.
+    """
+    from kfloop.components.deployment import champion
+
+    return champion.find_champion(name, service, registry_uri, namespace)
 
 
 @dsl.component(base_image=image("deployment"), install_kfp_package=False)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kfloop.components.evaluation.metrics import CALIBRATION_BINS
+from kfloop.components.evaluation.metrics import CALIBRATION_BINS, CALIBRATION_EDGES
 
 # A curve of more points looks the same and swells the artifact's metadata.
 MAXIMUM_POINTS = 100
@@ -73,7 +73,7 @@ def regression_calibration(labels: np.ndarray, values: np.ndarray) -> list[Point
 
 
 def _calibration(labels: np.ndarray, scores: np.ndarray) -> list[Point]:
-    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    bins = np.searchsorted(CALIBRATION_EDGES, scores, side="right") - 1
     rows = np.bincount(bins, minlength=CALIBRATION_BINS)
     means = np.bincount(bins, scores, CALIBRATION_BINS)
     shares = np.bincount(bins, labels, CALIBRATION_BINS)

@@ -19,13 +19,14 @@ from kfloop.components.evaluation.curves import (
     binary_curves,
     confusion_matrix,
 )
+from kfloop.components.evaluation.fairness import fairness_gaps
+from kfloop.components.evaluation.importance import permutation_importance
 from kfloop.components.evaluation.labels import read_labels
+from kfloop.components.evaluation.latency import measure_latency
 from kfloop.components.evaluation.metrics import (
-    Measure,
     best_f1_threshold,
-    binary_measure,
-    multiclass_measure,
-    regression_measure,
+    cheapest_threshold,
+    measure_of,
 )
 from kfloop.components.evaluation.report import Card, model_card
 from kfloop.components.evaluation.score import load_scorer
@@ -51,9 +52,14 @@ class EvaluateSettings:
         minimum_slice_size: Slices with fewer rows are named, but not judged.
         threshold: Binary: rows with at least this probability are called positive.
         threshold_by: Binary: `f1` chooses the threshold with the best F1 on these rows instead,
-            which flatters the metrics at the threshold a little; empty keeps `threshold`.
+            `cost` the one with the least cost, which flatters the metrics at the threshold a
+            little; empty keeps `threshold`.
         resamples: Bootstrap resamples behind every interval; 0 for no intervals.
         seed: Of the resamples.
+        groups: Binary: columns whose values must be treated alike; see `fairness_gaps`.
+        false_positive_cost: What calling a negative row positive costs, for `cost`.
+        false_negative_cost: What missing a positive row costs, in the same unit.
+        importance_rows: Most rows for the permutation importance; 0 for none.
     """
 
     slices: list[str] = field(default_factory=list)
@@ -62,6 +68,10 @@ class EvaluateSettings:
     threshold_by: str = ""
     resamples: int = 200
     seed: int = 7
+    groups: list[str] = field(default_factory=list)
+    false_positive_cost: float = 1.0
+    false_negative_cost: float = 1.0
+    importance_rows: int = 2000
 
 
 @dataclass
@@ -130,7 +140,7 @@ def evaluate(
         evaluation: JSON file to write: `task`, `label`, `rows`, `metrics` ({name: {value, low,
             high}}, with `why` where undefined), `slices` (a list of {slice, rows, metrics}, with
             `why` where too small), `trivial` (what a model without features reaches), `threshold`,
-            `dataset_fingerprint`, `model`, `window`.
+            `fairness`, `latency`, `importance`, `dataset_fingerprint`, `model`, `window`.
         report: HTML file of the model card to write.
         predictions: Dataset to write: `prediction` with label, entities and timestamp.
         settings: How to evaluate.
@@ -142,7 +152,8 @@ def evaluate(
     package = read_model_json(model)
     table = read_dataset(dataset)
     labels = read_labels(table, package)
-    outputs = load_scorer(model, package)(table).astype(np.float64)
+    scorer = load_scorer(model, package)
+    outputs = scorer(table).astype(np.float64)
     if not np.isfinite(outputs).all():
         raise InputError(
             f"The model {package.name!r} predicts NaN for {int((~np.isfinite(outputs)).sum())} "
@@ -159,6 +170,11 @@ def evaluate(
         "slices": _slices(table, labels, outputs, package, threshold, settings),
         "minimum_slice_size": settings.minimum_slice_size,
         "trivial": _trivial(labels, package.task),
+        "fairness": _fairness(table, labels, outputs, package, threshold, settings),
+        "latency": measure_latency(scorer, table),
+        "importance": permutation_importance(
+            scorer, table, labels, package, settings.importance_rows, settings.seed
+        ),
         "threshold": threshold,
         "dataset_fingerprint": data["fingerprint"],
         "window": {"since": data.get("since", ""), "until": data.get("until", "")},
@@ -189,8 +205,14 @@ def evaluate(
 def _check(settings: EvaluateSettings) -> None:
     if not 0 <= settings.threshold <= 1:
         raise InputError(f"threshold is {settings.threshold}; it must be between 0 and 1.")
-    if settings.threshold_by not in ("", "f1"):
-        raise InputError(f"threshold_by is {settings.threshold_by!r}; it must be 'f1' or empty.")
+    if settings.threshold_by not in ("", "f1", "cost"):
+        raise InputError(
+            f"threshold_by is {settings.threshold_by!r}; it must be 'f1', 'cost' or empty."
+        )
+    if min(settings.false_positive_cost, settings.false_negative_cost) <= 0:
+        raise InputError("false_positive_cost and false_negative_cost must be above 0.")
+    if settings.importance_rows < 0:
+        raise InputError("importance_rows must be at least 0.")
     if settings.minimum_slice_size < 1 or settings.resamples < 0:
         raise InputError("minimum_slice_size must be at least 1 and resamples at least 0.")
 
@@ -202,16 +224,10 @@ def _threshold(
         return None
     if settings.threshold_by == "f1" and labels.any():
         return best_f1_threshold(labels, outputs)
+    if settings.threshold_by == "cost" and len(labels):
+        costs = settings.false_positive_cost, settings.false_negative_cost
+        return cheapest_threshold(labels, outputs, *costs)
     return settings.threshold
-
-
-def _measure(
-    labels: np.ndarray, outputs: np.ndarray, task: str, threshold: float | None
-) -> Measure:
-    if task == "binary":
-        assert threshold is not None
-        return binary_measure(labels, outputs, threshold)
-    return (multiclass_measure if task == "multiclass" else regression_measure)(labels, outputs)
 
 
 def _metrics(
@@ -224,7 +240,7 @@ def _metrics(
     if not len(labels):
         nothing = {"value": None, "low": None, "high": None, "why": "the dataset has no rows"}
         return {name: dict(nothing) for name in METRICS[package.task]}
-    measure = _measure(labels, outputs, package.task, threshold)
+    measure = measure_of(package.task, labels, outputs, threshold or 0.0)
     found = estimate(measure, len(labels), settings.resamples, settings.seed)
     return {name: _entry(found[name], labels) for name in METRICS[package.task]}
 
@@ -261,6 +277,23 @@ def _slices(
             )
         found.append(entry)
     return found
+
+
+def _fairness(
+    table: pa.Table,
+    labels: np.ndarray,
+    outputs: np.ndarray,
+    package: ModelPackage,
+    threshold: float | None,
+    settings: EvaluateSettings,
+) -> dict[str, Any]:
+    if threshold is None:
+        if settings.groups:
+            raise InputError(f"groups need a binary model; this one is {package.task}.")
+        return {}
+    return fairness_gaps(
+        table, labels, outputs, threshold, settings.groups, settings.minimum_slice_size
+    )
 
 
 def _trivial(labels: np.ndarray, task: str) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The gate after evaluation: is the model good enough to be published?"""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,15 @@ from kfloop.components.contracts.decision import (
 )
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import read_json
+from kfloop.components.evaluation.gate_checks import (
+    GateRules,
+    against_champion,
+    fairness_reasons,
+    latency_reasons,
+    number_of,
+    read_comparison,
+    too_small,
+)
 from kfloop.components.evaluation.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER
 
 # {"minimum": 0.7} and/or {"maximum": 2.0}
@@ -25,10 +33,8 @@ def gate(
     evaluation: str | Path,
     decision: str | Path,
     page: str | Path,
-    thresholds: Mapping[str, Any],
-    slice_thresholds: Mapping[str, Any],
-    confident: bool = False,
-    force: str = "",
+    rules: GateRules,
+    comparison: str | Path | None = None,
 ) -> Decision:
     """Decides whether an evaluated model may be published.
 
@@ -37,45 +43,54 @@ def gate(
         decision: Decision file to write: `pass`, `fail`, or `no_data` when no check failed but a
             metric that is needed is undefined.
         page: HTML page of the decision to write.
-        thresholds: `{metric: {"minimum": x, "maximum": y}}`; a bare number is the minimum of a
-            metric where higher is better and the maximum of an error. When empty, the model must
-            beat one that knows nothing, with confidence: ROC AUC above 0.5 (binary; the mean over
-            the classes for multiclass), or RMSE below the label's standard deviation.
-        slice_thresholds: The same, for every slice that is large enough.
-        confident: Whether the near bound of the 95 % interval must clear the threshold, and not
-            only the value.
-        force: Why the model passes although checks do not; recorded.
+        rules: What the model must reach.
+        comparison: File that `compare_models` wrote, when there is one.
 
     Raises:
-        InputError: If a threshold names an unknown metric or is not a number, or slice thresholds
-            are given and the evaluation has no slices.
+        InputError: If a rule names an unknown metric or is not a number, or is about slices,
+            groups or a champion that the evaluation or the comparison does not have.
     """
     document = read_json(evaluation)
     if not isinstance(document, dict) or "metrics" not in document or "slices" not in document:
         raise InputError(f"{evaluation} is not an evaluation; give the output of evaluate_model.")
-    limits = _limits(thresholds, "thresholds", document)
-    slice_limits = _limits(slice_thresholds, "slice_thresholds", document)
+    compared = read_comparison(comparison) if comparison else None
+    reasons = [
+        *_absolute(document, rules),
+        *against_champion(compared, rules),
+        *fairness_reasons(document, rules.fairness),
+        *latency_reasons(document, rules.latency_ms),
+    ]
+    outcome = _outcome(reasons)
+    forced = rules.force if rules.force and outcome != PASS else None
+    champion = compared["champion"] if compared else None
+    baseline = f"version {champion['version']} at {champion['model_uri']}" if champion else None
+    result = Decision(
+        "evaluation", PASS if forced else outcome, reasons, baseline=baseline, forced=forced
+    )
+    write_decision(result, decision, page)
+    print(result.summary, flush=True)
+    return result
+
+
+def _absolute(document: dict[str, Any], rules: GateRules) -> list[Reason]:
+    """Checks the model's own metrics, on all rows and in the slices."""
+    limits = _limits(rules.thresholds, "thresholds", document)
+    slice_limits = _limits(rules.slice_thresholds, "slice_thresholds", document)
     if slice_limits and not document["slices"]:
         raise InputError(
             "There are slice_thresholds, but the evaluation has no slices; "
             "name columns in the `slices` of evaluate_model."
         )
     if limits:
-        reasons, undefined = _judge(limits, document["metrics"], confident, "")
+        reasons = _judge(limits, document["metrics"], rules.confident, "")
     else:
-        reasons, undefined = _beats_trivial(document)
+        reasons = [_beats_trivial(document)]
     for part in document["slices"] if slice_limits else []:
         if part["metrics"]:
-            judged, unknown = _judge(slice_limits, part["metrics"], confident, part["slice"])
-            reasons, undefined = reasons + judged, undefined or unknown
+            reasons += _judge(slice_limits, part["metrics"], rules.confident, part["slice"])
         else:
-            reasons.append(_too_small(part))
-    outcome = _outcome(reasons, undefined)
-    forced = force if force and outcome != PASS else None
-    result = Decision("evaluation", PASS if forced else outcome, reasons, forced=forced)
-    write_decision(result, decision, page)
-    print(result.summary, flush=True)
-    return result
+            reasons.append(too_small(part))
+    return reasons
 
 
 def _limits(given: Mapping[str, Any], setting: str, document: dict[str, Any]) -> dict[str, Limits]:
@@ -105,26 +120,18 @@ def _limit(metric: str, value: Any, setting: str) -> Limits:
             f"{setting}.{metric} is {dict(value)!r}; it takes `minimum` and `maximum`."
         )
     for key, number in value.items():
-        if (
-            isinstance(number, bool)
-            or not isinstance(number, int | float)
-            or not math.isfinite(number)
-        ):
-            raise InputError(f"{setting}.{metric}.{key} is {number!r}; it must be a number.")
+        number_of(number, f"{setting}.{metric}.{key}")
     return {key: float(number) for key, number in value.items()}
 
 
 def _judge(
     limits: dict[str, Limits], metrics: dict[str, Any], confident: bool, part: str
-) -> tuple[list[Reason], bool]:
-    """Returns the checks, and whether any metric was undefined."""
-    reasons, undefined = [], False
-    for metric, bounds in limits.items():
-        for check, threshold in bounds.items():
-            reason = _check(metric, metrics[metric], check, threshold, confident, part)
-            undefined = undefined or reason.value is None
-            reasons.append(reason)
-    return reasons, undefined
+) -> list[Reason]:
+    return [
+        _check(metric, metrics[metric], check, threshold, confident, part)
+        for metric, bounds in limits.items()
+        for check, threshold in bounds.items()
+    ]
 
 
 def _check(
@@ -150,11 +157,11 @@ def _check(
     return Reason(name, metric, value, threshold, passed, why, part)
 
 
-def _beats_trivial(document: dict[str, Any]) -> tuple[list[Reason], bool]:
+def _beats_trivial(document: dict[str, Any]) -> Reason:
     """Checks the model against one that knows nothing: the gate of a loop without thresholds."""
     if not document["trivial"]:
         why = f"there is nothing to judge: {document['rows']} rows"
-        return [Reason("beats a trivial model", "rows", None, None, False, why)], True
+        return Reason("beats a trivial model", "rows", None, None, False, why)
     ((metric, bar),) = document["trivial"].items()
     entry = document["metrics"][metric]
     higher = metric in HIGHER_IS_BETTER
@@ -162,22 +169,19 @@ def _beats_trivial(document: dict[str, Any]) -> tuple[list[Reason], bool]:
     name = "beats a trivial model"
     if bound is None:
         why = f"{metric} is unknown: {entry.get('why', 'it has no interval')}"
-        return [Reason(name, metric, None, bar, False, why)], True
+        return Reason(name, metric, None, bar, False, why)
     passed = bound > bar if higher else bound < bar
     why = (
         f"{metric} is {entry['value']:.4g} (95 % interval {entry['low']:.4g} to "
         f"{entry['high']:.4g}), {'better' if passed else 'not surely better'} than the {bar:.4g} "
         "of a model without any feature; no thresholds were set"
     )
-    return [Reason(name, metric, entry["value"], bar, passed, why)], False
+    return Reason(name, metric, entry["value"], bar, passed, why)
 
 
-def _too_small(part: dict[str, Any]) -> Reason:
-    why = f"{part['slice']} has {part['rows']} rows, too few to judge"
-    return Reason("slice size", "rows", part["rows"], None, True, why, part["slice"])
-
-
-def _outcome(reasons: list[Reason], undefined: bool) -> str:
-    if any(not reason.passed and reason.value is not None for reason in reasons):
+def _outcome(reasons: list[Reason]) -> str:
+    """What is known to be wrong weighs more than what is unknown, which has no value."""
+    wrong = [reason for reason in reasons if not reason.passed]
+    if any(reason.value is not None for reason in wrong):
         return FAIL
-    return NO_DATA if undefined else PASS
+    return NO_DATA if wrong else PASS

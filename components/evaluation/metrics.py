@@ -18,7 +18,11 @@ HIGHER_IS_BETTER = {
 }  # fmt: skip
 LOWER_IS_BETTER = {"log_loss", "brier", "ece", "mae", "rmse"}
 # mean_error is neither: it is best at 0.
+# The metric by which two models are compared unless another one is named.
+MAIN_METRIC = {"binary": "auc", "multiclass": "macro_auc", "regression": "rmse"}
 CALIBRATION_BINS = 10
+# Lower edges; a score on an edge belongs to the bin above it, here and in the curve.
+CALIBRATION_EDGES = np.arange(CALIBRATION_BINS) / CALIBRATION_BINS
 # Keeps the log loss of a confident mistake finite; float32 probabilities end near here.
 _SMALLEST_PROBABILITY = 1e-7
 
@@ -48,7 +52,7 @@ def binary_measure(labels: np.ndarray, scores: np.ndarray, threshold: float) -> 
     # Log loss and Brier score of one positive and of one negative at each score.
     positive_costs = np.stack([-np.log(clipped), (1 - score) ** 2], axis=1)
     negative_costs = np.stack([-np.log1p(-clipped), score**2], axis=1)
-    bin_starts = np.searchsorted(score, np.arange(CALIBRATION_BINS) / CALIBRATION_BINS)
+    bin_starts = np.searchsorted(score, CALIBRATION_EDGES)
     first_positive = int(np.searchsorted(score, threshold))
 
     def measure(weights: np.ndarray) -> Values:
@@ -145,6 +149,56 @@ def regression_measure(labels: np.ndarray, values: np.ndarray) -> Measure:
     return measure
 
 
+def measure_of(task: str, labels: np.ndarray, outputs: np.ndarray, threshold: float) -> Measure:
+    """Prepares the metrics of a task; `threshold` is for binary models."""
+    if task == "binary":
+        return binary_measure(labels, outputs, threshold)
+    return (multiclass_measure if task == "multiclass" else regression_measure)(labels, outputs)
+
+
+def improvement_measure(
+    task: str,
+    labels: np.ndarray,
+    candidate: np.ndarray,
+    champion: np.ndarray,
+    threshold: float,
+) -> Measure:
+    """Prepares how much better one model is than another on the same rows.
+
+    Every weighting weighs a row alike for both models, so what both find hard cancels out: the
+    paired bootstrap (Efron & Tibshirani 1993, ch. 8).
+
+    Returns:
+        A measure with the metrics of the task, each as the improvement: the difference that is
+        positive when the candidate is better. Of `mean_error` it is the fall of its distance to 0.
+    """
+    measures = [
+        _by_row(measure_of(task, labels, outputs, threshold), task, outputs)
+        for outputs in (candidate, champion)
+    ]
+
+    def measure(weights: np.ndarray) -> Values:
+        new, old = (each(weights) for each in measures)
+        return {name: improvement(name, new[name], old[name]) for name in new}
+
+    return measure
+
+
+def improvement(metric: str, candidate: np.ndarray, champion: np.ndarray) -> np.ndarray:
+    """Returns by how much the candidate is better; negative when it is worse."""
+    if metric in HIGHER_IS_BETTER:
+        return candidate - champion
+    return np.abs(champion) - np.abs(candidate)
+
+
+def _by_row(measure: Measure, task: str, outputs: np.ndarray) -> Measure:
+    """Makes a measure take its weights in the order of the rows."""
+    if task != "binary":
+        return measure
+    order = np.argsort(outputs, kind="stable")
+    return lambda weights: measure(weights[:, order])
+
+
 def auc_measure(labels: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Prepares the ROC AUC alone: one value per weighting."""
     order = np.argsort(scores, kind="stable")
@@ -172,6 +226,25 @@ def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     # A threshold cannot part equal scores: only the last row of each counts.
     f1[:-1][scores[:-1] == scores[1:]] = -1.0
     return float(scores[f1.argmax()])
+
+
+def cheapest_threshold(
+    labels: np.ndarray, scores: np.ndarray, false_positive_cost: float, false_negative_cost: float
+) -> float:
+    """Returns the score from which calling rows positive costs least in total.
+
+    It lies just above every score when calling none costs least; among equals the highest wins.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order].astype(np.float64)
+    found = labels[order].cumsum()
+    false_alarms = np.arange(1, len(scores) + 1) - found
+    costs = false_positive_cost * false_alarms + false_negative_cost * (labels.sum() - found)
+    # A threshold cannot part equal scores: only the last row of each counts.
+    costs[:-1][scores[:-1] == scores[1:]] = np.inf
+    if false_negative_cost * labels.sum() <= costs.min():
+        return float(np.nextafter(scores[0], 2.0))
+    return float(scores[costs.argmin()])
 
 
 def _sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

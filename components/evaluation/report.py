@@ -10,6 +10,8 @@ from kfloop.components.contracts.charts import Range, Series, line_chart
 from kfloop.components.contracts.decision import STYLE
 from kfloop.components.contracts.model_package import ModelPackage
 from kfloop.components.evaluation.curves import BinaryCurves, regression_calibration
+from kfloop.components.evaluation.importance import importance_chart
+from kfloop.components.evaluation.tables import estimate_text, number_text, table
 
 _UNIT = Range(0.0, 1.0)
 _SLICE_METRICS = {
@@ -40,7 +42,9 @@ def model_card(card: Card) -> str:
 {_facts(card)}
 <h2>Metrics, with 95 % intervals</h2>{_metric_table(card.document)}
 {_slice_table(card.document)}
+{_fairness_tables(card.document)}
 <h2>Curves</h2>{_charts(card)}{_confusion_table(card)}
+{importance_chart(card.document["importance"]) if card.document["importance"] else ""}
 </html>
 """
 
@@ -62,7 +66,16 @@ def _facts(card: Card) -> str:
     ]
     if document["threshold"] is not None:
         rows.append(("positive from", f"probability {document['threshold']:.4g}"))
-    return _table(["", ""], [list(row) for row in rows])
+    if document["latency"]:
+        latency = document["latency"]
+        rows.append(
+            (
+                "takes",
+                f"{latency['row_ms']:.3g} ms for a row and {latency['batch_ms']:.3g} ms for "
+                f"{latency['batch_rows']} rows, on the machine of this step",
+            )
+        )
+    return table(["", ""], [list(row) for row in rows])
 
 
 def _span(window: dict[str, Any]) -> str:
@@ -76,8 +89,8 @@ def _metric_table(document: dict[str, Any]) -> str:
     for name, entry in document["metrics"].items():
         trivial = document["trivial"].get(name)
         note = f"{trivial:.4g} without any feature" if trivial is not None else ""
-        rows.append([name, _value(entry), entry.get("why", note)])
-    return _table(["metric", "value", ""], rows)
+        rows.append([name, estimate_text(entry), entry.get("why", note)])
+    return table(["metric", "value", ""], rows)
 
 
 def _slice_table(document: dict[str, Any]) -> str:
@@ -86,18 +99,29 @@ def _slice_table(document: dict[str, Any]) -> str:
     names = _SLICE_METRICS[document["task"]]
     rows = []
     for part in document["slices"]:
-        cells = [_value(part["metrics"].get(name)) for name in names]
+        cells = [estimate_text(part["metrics"].get(name)) for name in names]
         whys = {entry["why"] for entry in part["metrics"].values() if "why" in entry}
         rows.append([part["slice"], str(part["rows"]), *cells, part.get("why", "; ".join(whys))])
-    return "<h2>Slices</h2>" + _table(["slice", "rows", *names, ""], rows)
+    return "<h2>Slices</h2>" + table(["slice", "rows", *names, ""], rows)
 
 
-def _value(entry: dict[str, Any] | None) -> str:
-    if entry is None or entry["value"] is None:
-        return "–"
-    if entry["low"] is None:
-        return f"{entry['value']:.4g}"
-    return f"{entry['value']:.4g} ({entry['low']:.4g} to {entry['high']:.4g})"
+def _fairness_tables(document: dict[str, Any]) -> str:
+    parts = []
+    for column, found in document["fairness"].items():
+        names = list(found["gaps"])
+        rows = [
+            [
+                group["group"],
+                str(group["rows"]),
+                *(number_text(group.get(name)) for name in names),
+                group.get("why", ""),
+            ]
+            for group in found["groups"]
+        ]
+        rows.append(["gap", "", *(number_text(found["gaps"][name]) for name in names), ""])
+        header = ["group", "rows", *(name.replace("_", " ") for name in names), ""]
+        parts.append(f"<h2>Groups of {html.escape(column)}</h2>" + table(header, rows))
+    return "".join(parts)
 
 
 def _charts(card: Card) -> str:
@@ -111,7 +135,10 @@ def _charts(card: Card) -> str:
         ideal = Series("", [(low, low), (high, high)], dashed=True)
         means = Series("tenths of the rows", points, marks=True)
         return line_chart("Predicted and actual", "mean prediction", "mean label", [means, ideal])
-    return ""
+    return (
+        "<p>No ROC curves: there would be one for each class. macro_auc is the mean area under "
+        "them, each class against the rest.</p>"
+    )
 
 
 def _binary_charts(curves: BinaryCurves) -> str:
@@ -137,12 +164,4 @@ def _confusion_table(card: Card) -> str:
         return ""
     names, matrix = card.confusion
     rows = [[name, *map(str, counts)] for name, counts in zip(names, matrix, strict=True)]
-    return "<h2>Confusion matrix</h2>" + _table(["true, then called →", *names], rows)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return "<h2>Confusion matrix</h2>" + table(["true, then called →", *names], rows)

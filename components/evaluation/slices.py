@@ -27,25 +27,57 @@ def slices_of(table: pa.Table, columns: list[str]) -> list[Slice]:
     """Returns the slices of each column, largest first; together they hold every row once.
 
     Missing values are a slice, and so are all values beyond the `MAXIMUM_VALUES` most frequent.
+    Columns joined by a comma are crossed: a slice is the rows that share a slice of each.
 
     Raises:
         InputError: If a column is missing or is not a number, boolean or string.
     """
     found = []
-    for name in columns:
-        if name not in table.column_names:
-            raise InputError(
-                f"The slice column {name!r} is not in the evaluation data; "
-                f"it has {', '.join(table.column_names)}."
-            )
-        kind = feature_type(table[name].type)
-        if not kind:
-            raise InputError(
-                f"The slice column {name!r} holds {table[name].type}; slices are made of numbers, "
-                "booleans and strings."
-            )
-        found += _slices_of_column(name, table[name], kind)
+    for entry in columns:
+        names = [entry] if entry in table.column_names else [n.strip() for n in entry.split(",")]
+        parts = [_slices_of_named(table, name) for name in names]
+        found += parts[0] if len(parts) == 1 else _crossed(parts, table.num_rows)
     return found
+
+
+def _slices_of_named(table: pa.Table, name: str) -> list[Slice]:
+    if name not in table.column_names:
+        raise InputError(
+            f"The slice column {name!r} is not in the evaluation data; "
+            f"it has {', '.join(table.column_names)}."
+        )
+    kind = feature_type(table[name].type)
+    if not kind:
+        raise InputError(
+            f"The slice column {name!r} holds {table[name].type}; slices are made of numbers, "
+            "booleans and strings."
+        )
+    return _slices_of_column(name, table[name], kind)
+
+
+def _crossed(parts: list[list[Slice]], rows: int) -> list[Slice]:
+    """Returns the combinations that occur."""
+    if not rows:
+        return []
+    positions = np.empty((len(parts), rows), int)
+    for line, slices in zip(positions, parts, strict=True):
+        for position, part in enumerate(slices):
+            line[part.rows] = position
+    sizes = tuple(map(len, parts))
+    codes = np.ravel_multi_index(tuple(positions), sizes)
+    order = np.argsort(codes, kind="stable")
+    present, starts = np.unique(codes[order], return_index=True)
+    crossed = [
+        Slice(
+            ", ".join(
+                slices[position].name
+                for slices, position in zip(parts, np.unravel_index(code, sizes), strict=True)
+            ),
+            members,
+        )
+        for code, members in zip(present, np.split(order, starts[1:]), strict=True)
+    ]
+    return sorted(crossed, key=lambda part: (-len(part.rows), part.name))
 
 
 def _slices_of_column(name: str, column: pa.ChunkedArray, kind: str) -> list[Slice]:

@@ -238,3 +238,36 @@ def _numbers(column: pa.ChunkedArray, name: str) -> Label:
             f"{len(values)} rows; filter those rows out in the query."
         )
     return Label(values)
+
+
+def class_weights(label: Label, wanted: str | dict[str, float], rows: np.ndarray) -> list[float]:
+    """Returns the weight of each class by position; an empty list for all alike.
+
+    Args:
+        label: As `read_label` returns it.
+        wanted: The hyperparameter `class_weights`: "", "balanced" or class to weight. The classes
+            of a binary label are named "0" and "1", or "false" and "true".
+        rows: Row numbers that are learned from, which "balanced" counts.
+
+    Raises:
+        InputError: If the label is a number, or a named class is not one of its classes.
+    """
+    if not wanted:
+        return []
+    if label.values.dtype == np.float64:
+        raise InputError("class_weights needs classes; the task regression has none.")
+    if isinstance(wanted, str):
+        counts = np.bincount(label.values[rows].astype(np.int64), minlength=len(label.classes))
+        present = np.count_nonzero(counts)
+        # A class that is not learned from has no rows to weigh.
+        return [float(len(rows) / (present * count)) if count else 1.0 for count in counts]
+    names = label.classes or ["0", "1"]
+    aliases = {} if label.classes else {"false": "0", "true": "1"}
+    given = {aliases.get(name.lower(), name): weight for name, weight in wanted.items()}
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise InputError(
+            f"class_weights names {', '.join(map(repr, unknown))}, which is no class of the label; "
+            f"it has {', '.join(names)}."
+        )
+    return [given.get(name, 1.0) for name in names]

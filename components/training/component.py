@@ -29,6 +29,10 @@ def train_model(
     hyperparameters: Dict = {},
     module_uri: str = "",
     reference_rows: int = 5000,
+    input: str = "auto",
+    checkpoint_uri: str = "",
+    require_gpu: bool = False,
+    mixed_precision: str = "",
 ):
     """Trains a model with its preprocessing inside the exported graph.
 
@@ -52,10 +56,17 @@ def train_model(
         seed: Random seed; the same seed and data give the same weights on a CPU.
         validation_fraction: Share of the rows held out to stop early.
         hyperparameters: hidden, dropout, l2, embedding_size, categorical, minimum_count,
-            vocabulary_limit, patience; or what your module reads.
+            vocabulary_limit, patience, class_weights, schedule, warmup_epochs, clip_norm; or what
+            your module reads.
         module_uri: Python file with `build_model(schema, hyperparameters)`; empty for the built-in
             network.
         reference_rows: Rows of training data kept in the package as the drift baseline.
+        input: memory, stream (rows are encoded once to local disk and shuffled from there), or
+            auto: stream when the data would take more than half of the available memory.
+        checkpoint_uri: Directory on a volume that outlives the pod: a killed training goes on
+            from its last whole epoch there; empty for none. One training at a time may use it.
+        require_gpu: Fail at once when there is no GPU.
+        mixed_precision: bfloat16, or empty for float32.
     """
     from kfloop.components.training import train as core
     from kfloop.components.training.columns import Roles
@@ -73,6 +84,10 @@ def train_model(
         hyperparameters,
         module_uri,
         reference_rows,
+        input,
+        checkpoint_uri,
+        require_gpu,
+        mixed_precision,
     )
     package = core.train(train.path, schema.path, model.path, curves.path, roles, settings)
     model.metadata.update(core.model_metadata(package))

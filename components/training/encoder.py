@@ -10,7 +10,10 @@ Categories: position in the vocabulary of training, counted from 1; `UNKNOWN` fo
 and never seen values, so that the embedding of the unknown is itself trained on the rare ones.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +27,7 @@ CLIP = 10.0
 # float32 holds integers exactly up to here; a category beyond it would be confused with another.
 LARGEST_CATEGORY = 2**24
 _NO_CATEGORY = LARGEST_CATEGORY
-_ENCODE_ROWS = 65536
+ENCODE_ROWS = 65536
 
 Arrays = dict[str, np.ndarray]
 
@@ -127,47 +130,126 @@ def fit_encoder(
     Raises:
         InputError: If a categorical integer is too large for the graph's float32 input.
     """
-    numeric_columns, categorical_columns = [], []
-    for feature in features:
-        values = inputs[feature.name]
-        if feature.type == "string" or feature.name in categorical:
-            vocabulary = _vocabulary(
-                values, feature, domains.get(feature.name), minimum_count, vocabulary_limit
-            )
-            categorical_columns.append(
-                CategoricalColumn(feature.name, vocabulary, feature.type == "string")
-            )
-        else:
-            numeric_columns.append(_fit_number(values, feature))
-    return Encoder(numeric_columns, categorical_columns)
+    fitter = EncoderFitter(features, categorical, domains, minimum_count, vocabulary_limit)
+    fitter.update(inputs)
+    return fitter.encoder()
+
+
+class EncoderFitter:
+    """Learns an encoder from training rows that come in pieces; see `fit_encoder`.
+
+    It holds a few numbers per number, and the distinct values of each category with their counts.
+    """
+
+    def __init__(
+        self,
+        features: list[Feature],
+        categorical: set[str],
+        domains: dict[str, list[str]],
+        minimum_count: int,
+        vocabulary_limit: int,
+    ) -> None:
+        self._features = features
+        self._domains = domains
+        self._minimum_count = minimum_count
+        self._limit = vocabulary_limit
+        categories = {f.name for f in features if f.type == "string" or f.name in categorical}
+        self._counts: dict[str, Counter[Any]] = {name: Counter() for name in categories}
+        self._moments = {f.name: _Moments() for f in features if f.name not in categories}
+
+    def update(self, inputs: Arrays) -> None:
+        """Learns from further rows, as `model_inputs` gives them."""
+        for feature in self._features:
+            values = inputs[feature.name]
+            if feature.name in self._counts:
+                _count(self._counts[feature.name], values, feature)
+            else:
+                self._moments[feature.name].update(values)
+
+    def encoder(self) -> "Encoder":
+        """Returns the encoder for all rows seen."""
+        return Encoder(
+            [
+                _numeric_column(self._moments[feature.name], feature)
+                for feature in self._features
+                if feature.name in self._moments
+            ],
+            [
+                CategoricalColumn(
+                    feature.name,
+                    self._vocabulary(feature.name),
+                    feature.type == "string",
+                )
+                for feature in self._features
+                if feature.name in self._counts
+            ],
+        )
+
+    def _vocabulary(self, name: str) -> tuple[str, ...] | tuple[int, ...]:
+        allowed = set(self._domains.get(name) or ())
+        ranked = sorted(
+            (-count, value)
+            for value, count in self._counts[name].items()
+            if count >= self._minimum_count and (not allowed or value in allowed)
+        )
+        return tuple(value for _, value in ranked[: self._limit])
 
 
 def encode(encoder: Encoder, inputs: Arrays) -> Arrays:
     """Encodes whole columns, in pieces that bound the memory needed."""
     rows = len(next(iter(inputs.values())))
-    function = tf.function(encoder, reduce_retracing=True)
-    pieces = [
-        function(
-            {
-                name: tf.constant(values[start : start + _ENCODE_ROWS])
-                for name, values in inputs.items()
-            }
+    pieces = list(
+        encode_pieces(
+            encoder,
+            (
+                {name: values[start : start + ENCODE_ROWS] for name, values in inputs.items()}
+                for start in range(0, rows, ENCODE_ROWS)
+            ),
         )
-        for start in range(0, rows, _ENCODE_ROWS)
-    ]
-    return {name: np.concatenate([piece[name].numpy() for piece in pieces]) for name in pieces[0]}
+    )
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _fit_number(values: np.ndarray, feature: Feature) -> NumericColumn:
-    finite = values[np.isfinite(values)].astype(np.float64)
-    if not len(finite):
+def encode_pieces(encoder: Encoder, pieces: Iterable[Arrays]) -> Iterator[Arrays]:
+    """Encodes rows piece by piece; at most `ENCODE_ROWS` rows a piece is a good size."""
+    function = tf.function(encoder, reduce_retracing=True)
+    for piece in pieces:
+        encoded = function({name: tf.constant(values) for name, values in piece.items()})
+        yield {name: values.numpy() for name, values in encoded.items()}
+
+
+@dataclass
+class _Moments:
+    """Count, mean and squared deviations of the finite values, merged by Chan et al. (1979)."""
+
+    rows: int = 0
+    finite: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def update(self, values: np.ndarray) -> None:
+        finite = values[np.isfinite(values)].astype(np.float64)
+        self.rows += len(values)
+        if not len(finite):
+            return
+        mean = float(finite.mean())
+        squares = float(((finite - mean) ** 2).sum())
+        total = self.finite + len(finite)
+        step = mean - self.mean
+        self.squares += squares + step**2 * self.finite * len(finite) / total
+        self.mean += step * len(finite) / total
+        self.finite = total
+
+
+def _numeric_column(seen: _Moments, feature: Feature) -> NumericColumn:
+    if not seen.finite:
         print(
             f"Feature {feature.name!r} has no value in the training rows; it cannot help.",
             flush=True,
         )
         return NumericColumn(feature.name, 0.0, 0.0, 1.0, indicator=False)
-    mean, deviation = float(finite.mean()), float(finite.std())
-    indicator = len(finite) < len(values)
+    mean, deviation = seen.mean, (seen.squares / seen.finite) ** 0.5
+    indicator = seen.finite < seen.rows
     if feature.type == "bool":
         return NumericColumn(feature.name, mean, 0.0, 1.0, indicator)
     # A constant column would divide by zero; by 1 it stays 0 and does nothing. The bound is
@@ -176,13 +258,7 @@ def _fit_number(values: np.ndarray, feature: Feature) -> NumericColumn:
     return NumericColumn(feature.name, mean, mean, scale, indicator)
 
 
-def _vocabulary(
-    values: np.ndarray,
-    feature: Feature,
-    domain: list[str] | None,
-    minimum_count: int,
-    limit: int,
-) -> tuple[str, ...] | tuple[int, ...]:
+def _count(counts: Counter[Any], values: np.ndarray, feature: Feature) -> None:
     if feature.type == "string":
         kept = values[values != ""].astype(object)
     else:
@@ -194,14 +270,8 @@ def _vocabulary(
                 "so cast it to a string in the query."
             )
         kept = kept.astype(np.int64)
-    found, counts = np.unique(kept, return_counts=True)
-    allowed = set(domain) if domain else None
-    ranked = sorted(
-        (-int(count), value)
-        for value, count in zip(found.tolist(), counts.tolist(), strict=True)
-        if count >= minimum_count and (allowed is None or value in allowed)
-    )
-    return tuple(value for _, value in ranked[:limit])
+    found, numbers = np.unique(kept, return_counts=True)
+    counts.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
 
 
 def _lookup_table(column: CategoricalColumn) -> tf.lookup.StaticHashTable:

@@ -20,6 +20,13 @@ class Hyperparameters:
         minimum_count: Training rows a category must have; rarer ones count as unknown.
         vocabulary_limit: Largest number of categories of one feature.
         patience: Epochs without a better validation loss before training stops.
+        class_weights: "balanced" (every class weighs the same in the loss: rows / (classes × rows
+            of the class)), or class to weight, where classes that are not named weigh 1. Weighted
+            probabilities are no longer calibrated to the data.
+        schedule: How the learning rate falls after the warm-up, to 1 % at the last epoch:
+            "cosine", "exponential", or "" for not at all.
+        warmup_epochs: Epochs in which the learning rate rises in a line from 0.
+        clip_norm: Largest norm of all gradients together; 0 for no limit.
     """
 
     hidden: tuple[int, ...] = (128, 64)
@@ -30,6 +37,10 @@ class Hyperparameters:
     minimum_count: int = 5
     vocabulary_limit: int = 10_000
     patience: int = 3
+    class_weights: str | dict[str, float] = ""
+    schedule: str = ""
+    warmup_epochs: float = 0.0
+    clip_norm: float = 0.0
 
 
 # Without effect when a module of the user's builds the network.
@@ -41,7 +52,10 @@ _AT_LEAST = {
     "minimum_count": 1,
     "vocabulary_limit": 1,
     "patience": 1,
+    "warmup_epochs": 0,
+    "clip_norm": 0,
 }
+_CHOICES = {"class_weights": ("", "balanced"), "schedule": ("", "cosine", "exponential")}
 
 
 def parse_hyperparameters(given: Mapping[str, Any], open_ended: bool) -> Hyperparameters:
@@ -74,6 +88,10 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         return tuple(_whole(name, units, 1) for units in _listed(name, value))
     if name == "categorical":
         return tuple(str(column) for column in _listed(name, value))
+    if name == "class_weights" and isinstance(value, dict):
+        return {str(label): _number(name, weight, 0) for label, weight in value.items()}
+    if name in _CHOICES:
+        return _chosen(name, value)
     if isinstance(default, int):
         return _whole(name, value, _AT_LEAST[name])
     return _number(name, value, _AT_LEAST[name])
@@ -83,6 +101,16 @@ def _listed(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise InputError(f"The hyperparameter {name} is {value!r}; it must be a list.")
     return list(value)
+
+
+def _chosen(name: str, value: Any) -> str:
+    if value not in _CHOICES[name]:
+        also = ", or class to weight" if name == "class_weights" else ""
+        raise InputError(
+            f"The hyperparameter {name} is {value!r}; it must be one of "
+            f"{', '.join(map(repr, _CHOICES[name]))}{also}."
+        )
+    return str(value)
 
 
 def _number(name: str, value: Any, least: float) -> float:

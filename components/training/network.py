@@ -68,7 +68,8 @@ def build_network(schema: NetworkSchema, settings: Hyperparameters) -> keras.Mod
             units, activation="relu", kernel_regularizer=keras.regularizers.L2(settings.l2)
         )(x)
         x = keras.layers.Dropout(settings.dropout)(x)
-    return keras.Model(inputs, keras.layers.Dense(schema.outputs)(x))
+    # float32 whatever the layers before compute in: bfloat16 has three digits.
+    return keras.Model(inputs, keras.layers.Dense(schema.outputs, dtype="float32")(x))
 
 
 def embedding_size(vocabulary: int) -> int:
@@ -108,5 +109,10 @@ def build_from_module(
         raise InputError(
             f"The model of {path} returns the shape {network.output_shape}; it must be {expected}, "
             "so end with keras.layers.Dense(schema.outputs)."
+        )
+    if network.outputs[0].dtype != "float32":
+        raise InputError(
+            f"The model of {path} returns {network.outputs[0].dtype}; end with "
+            'keras.layers.Dense(schema.outputs, dtype="float32").'
         )
     return network

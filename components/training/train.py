@@ -1,11 +1,15 @@
 """Trains a model on a dataset and writes its package."""
 
 import hashlib
+import json
 import os
+import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +24,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from kfloop.components.contracts.dataset import describe, read_dataset
+from kfloop.components.contracts.dataset import (
+    describe,
+    fingerprint,
+    read_dataset,
+    read_schema,
+    row_count,
+)
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path, new_directory, write_text
 from kfloop.components.contracts.model_io import model_inputs
 from kfloop.components.contracts.model_package import Feature, ModelPackage
+from kfloop.components.training.checkpoint import Checkpoint
 from kfloop.components.training.columns import (
     Label,
     Roles,
     SchemaHints,
     choose_features,
+    class_weights,
     read_label,
     read_schema_hints,
 )
 from kfloop.components.training.curves import curves_page
-from kfloop.components.training.encoder import Arrays, Encoder, encode, fit_encoder
+from kfloop.components.training.devices import describe_devices, require_gpu
+from kfloop.components.training.encoder import (
+    Arrays,
+    Encoder,
+    EncoderFitter,
+    encode,
+    encode_pieces,
+    fit_encoder,
+)
 from kfloop.components.training.fit import Examples, FitResult, FitSettings, fit
 from kfloop.components.training.hyperparameters import (
     BUILT_IN_NETWORK,
@@ -43,6 +63,12 @@ from kfloop.components.training.hyperparameters import (
 )
 from kfloop.components.training.network import NetworkSchema, build_from_module, build_network
 from kfloop.components.training.package import write_package
+from kfloop.components.training.stored import (
+    StoredExamples,
+    read_tables,
+    require_disk,
+    streams,
+)
 
 
 @dataclass
@@ -63,6 +89,14 @@ class TrainSettings:
         hyperparameters: See `Hyperparameters`; with a module of your own, whatever it reads.
         module_uri: Your own network, see `network`; empty for the built-in one.
         reference_rows: Rows of the reference sample.
+        input: `memory`, `stream` (rows are encoded once to local disk and shuffled from there), or
+            `auto`: stream when the data would take more than half of the available memory.
+        checkpoint_uri: Directory, outside of what dies with this process, that is written after
+            every epoch, gone on from when it is of the same data and settings, and emptied at the
+            end; empty for none. One training at a time may use it.
+        require_gpu: Fail when there is no GPU.
+        mixed_precision: `bfloat16` computes in it and keeps weights and outputs in float32;
+            empty computes in float32.
     """
 
     name: str
@@ -76,6 +110,20 @@ class TrainSettings:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     module_uri: str = ""
     reference_rows: int = 5000
+    input: str = "auto"
+    checkpoint_uri: str = ""
+    require_gpu: bool = False
+    mixed_precision: str = ""
+
+
+@dataclass
+class Prepared:
+    """Data that is ready to train on."""
+
+    encoder: Encoder
+    training: Examples | StoredExamples
+    validation: Examples | StoredExamples
+    reference: pa.Table
 
 
 def train(
@@ -106,60 +154,143 @@ def train(
     _check(settings)
     own = parse_hyperparameters(settings.hyperparameters, open_ended=bool(settings.module_uri))
     hints = read_schema_hints(schema)
-    table = read_dataset(dataset)
-    if not table.num_rows:
+    if not row_count(dataset):
         raise InputError(f"The training dataset {dataset} has no rows; check its window.")
-    features = choose_features(table.schema, roles, hints.unavailable)
+    features = choose_features(read_schema(dataset), roles, hints.unavailable)
     categorical = _categorical(features, own, hints)
+    streamed = streams(settings.input, dataset, features)
+    whole = [name for name in (roles.label, roles.timestamp) if name]
+    table = read_dataset(dataset, whole if streamed else None)
     label = read_label(table[roles.label], roles.label, settings.task)
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(settings.seed)
+    keras.config.set_dtype_policy("mixed_bfloat16" if settings.mixed_precision else "float32")
     learn, hold = _validation_split(table, roles, settings)
-    inputs = model_inputs(table, features)
-    encoder = fit_encoder(
-        _rows(inputs, learn),
-        features,
-        categorical,
-        hints.domains,
-        own.minimum_count,
-        own.vocabulary_limit,
-    )
     target, shift, scale = _target(label, learn, roles.label, settings.task)
-    encoded = encode(encoder, inputs)
-    network = _network(encoder, label, settings, own)
-    _announce(table, learn, hold, features, encoder, network)
+    fitting = (features, categorical, hints.domains, own.minimum_count, own.vocabulary_limit)
+    with ExitStack() as stack:
+        if streamed:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kfloop-")))
+            fitter = EncoderFitter(*fitting)
+            data = _streamed(dataset, fitter, features, roles, settings, target, hold, scratch)
+        else:
+            inputs = model_inputs(table, features)
+            encoder = fit_encoder(_rows(inputs, learn), *fitting)
+            encoded = encode(encoder, inputs)
+            data = Prepared(
+                encoder,
+                Examples(_rows(encoded, learn), target[learn]),
+                Examples(_rows(encoded, hold), target[hold]),
+                _reference(table, features, roles, settings),
+            )
+        network = _network(data.encoder, label, settings, own)
+        _announce(data, features, network)
 
-    started = time.monotonic()
-    result = fit(
-        network,
-        Examples(_rows(encoded, learn), target[learn]),
-        Examples(_rows(encoded, hold), target[hold]),
-        FitSettings(
-            settings.task,
-            settings.epochs,
-            settings.batch_size,
-            settings.learning_rate,
-            own.patience,
-            settings.seed,
-            scale,
-        ),
-    )
+        checkpoint = _checkpoint(dataset, schema, roles, settings, streamed)
+        started = time.monotonic()
+        result = fit(
+            network,
+            data.training,
+            data.validation,
+            FitSettings(
+                settings.task,
+                settings.epochs,
+                settings.batch_size,
+                settings.learning_rate,
+                own.patience,
+                settings.seed,
+                scale,
+                tuple(class_weights(label, own.class_weights, learn)),
+                own.schedule,
+                own.warmup_epochs,
+                own.clip_norm,
+            ),
+            checkpoint,
+        )
     print(
         f"Kept the weights of epoch {result.best + 1} after {time.monotonic() - started:.0f} s.",
         flush=True,
     )
     package = _describe(dataset, schema, roles, settings, own, features, label, result)
     with new_directory(model) as directory:
-        reference = _reference(table, features, roles, settings)
-        write_package(directory, package, encoder, network, shift, scale, reference)
+        write_package(directory, package, data.encoder, network, shift, scale, data.reference)
     write_text(curves, curves_page(package, result))
+    if checkpoint:
+        checkpoint.remove()
     return package
+
+
+def _checkpoint(
+    dataset: str | Path, schema: str | Path, roles: Roles, settings: TrainSettings, streamed: bool
+) -> Checkpoint | None:
+    """Returns the checkpoint of exactly this training."""
+    if not settings.checkpoint_uri:
+        return None
+    shaping = asdict(settings) | {"checkpoint_uri": "", "require_gpu": False}
+    shaping |= {"input": streamed, "roles": asdict(roles), "data": fingerprint(dataset)}
+    shaping |= {"schema": _sha256(schema), "tensorflow": tf.__version__, "keras": keras.__version__}
+    if settings.module_uri:
+        shaping["module"] = _sha256(local_path(settings.module_uri, "module_uri"))
+    identity = hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
+    return Checkpoint(local_path(settings.checkpoint_uri, "checkpoint_uri"), identity)
+
+
+def _streamed(
+    dataset: str | Path,
+    fitter: EncoderFitter,
+    features: list[Feature],
+    roles: Roles,
+    settings: TrainSettings,
+    target: np.ndarray,
+    hold: np.ndarray,
+    scratch: Path,
+) -> Prepared:
+    """Reads the features twice, to fit the encoder and to store the encoded rows."""
+    held = np.zeros(len(target), bool)
+    held[hold] = True
+    position = 0
+    for table in read_tables(dataset, [feature.name for feature in features]):
+        learned = ~held[position : position + table.num_rows]
+        fitter.update(_rows(model_inputs(table, features), learned))
+        position += table.num_rows
+    encoder = fitter.encoder()
+
+    schema = read_schema(dataset)
+    index = _reference_index(len(target), settings)
+    wanted = np.sort(index)
+    # One copy to encode, one for the reference; they are read in step, so one table is held.
+    tables, again = tee(read_tables(dataset, _kept_columns(schema.names, features, roles)))
+    stored: list[StoredExamples] = []
+    sampled: list[pa.Table] = []
+    position = 0
+    pieces = encode_pieces(encoder, (model_inputs(table, features) for table in tables))
+    for encoded, table in zip(pieces, again, strict=True):
+        if not stored:
+            stored = [
+                StoredExamples(scratch / "training", target[~held], encoded),
+                StoredExamples(scratch / "validation", target[held], encoded),
+            ]
+            require_disk(scratch, len(target) * stored[0].bytes_per_row)
+        part = held[position : position + table.num_rows]
+        stored[0].append(_rows(encoded, ~part))
+        stored[1].append(_rows(encoded, part))
+        first, last = np.searchsorted(wanted, (position, position + table.num_rows))
+        sampled.append(table.take(pa.array(wanted[first:last] - position)))
+        position += table.num_rows
+    reference = pa.concat_tables(sampled).take(pa.array(np.searchsorted(wanted, index)))
+    return Prepared(encoder, stored[0], stored[1], reference)
 
 
 def _check(settings: TrainSettings) -> None:
     if not settings.name:
         raise InputError("The model has no name; set `name`.")
+    if settings.mixed_precision not in ("", "bfloat16"):
+        raise InputError(
+            f"mixed_precision is {settings.mixed_precision!r}; it must be 'bfloat16' or empty."
+        )
+    if settings.require_gpu:
+        require_gpu()
     for name in ("epochs", "batch_size", "reference_rows"):
         if getattr(settings, name) < 1:
             raise InputError(f"{name} is {getattr(settings, name)}; it must be at least 1.")
@@ -246,24 +377,14 @@ def _network(
     return build_network(schema, own)
 
 
-def _announce(
-    table: pa.Table,
-    learn: np.ndarray,
-    hold: np.ndarray,
-    features: list[Feature],
-    encoder: Encoder,
-    network: keras.Model,
-) -> None:
-    categories = ", ".join(f"{name} ({size})" for name, size in encoder.vocabulary_sizes.items())
-    devices = ", ".join(
-        device.name.removeprefix("/physical_device:")
-        for device in tf.config.list_physical_devices()
+def _announce(data: Prepared, features: list[Feature], network: keras.Model) -> None:
+    categories = ", ".join(
+        f"{name} ({size})" for name, size in data.encoder.vocabulary_sizes.items()
     )
     print(
-        f"{table.num_rows:,} rows ({table.nbytes / 1e6:,.0f} MB in memory): "
-        f"{len(learn):,} to learn from, {len(hold):,} to validate on.\n"
+        f"{len(data.training):,} rows to learn from, {len(data.validation):,} to validate on.\n"
         f"{len(features)} features; categories with their vocabularies: {categories or 'none'}.\n"
-        f"{network.count_params():,} weights; devices: {devices}.",
+        f"{network.count_params():,} weights; devices: {describe_devices()}.",
         flush=True,
     )
 
@@ -289,7 +410,7 @@ def _describe(
         entities=roles.entities,
         timestamp=roles.timestamp,
         feature_service=settings.feature_service,
-        schema_fingerprint=hashlib.sha256(Path(schema).read_bytes()).hexdigest(),
+        schema_fingerprint=_sha256(schema),
         dataset_fingerprint=data["fingerprint"],
         training_window={key: data[key] for key in ("since", "until", "rows") if key in data},
         trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -300,7 +421,11 @@ def _describe(
             if name.startswith("val_")
         },
         hyperparameters=_recorded(settings, own, result),
-        framework={"tensorflow": tf.__version__, "keras": keras.__version__},
+        framework={
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "trained_on": describe_devices(),
+        },
     )
 
 
@@ -313,6 +438,7 @@ def _recorded(settings: TrainSettings, own: Hyperparameters, result: FitResult) 
     }
     for name in ("epochs", "batch_size", "learning_rate", "seed", "validation_fraction"):
         recorded[name] = getattr(settings, name)
+    recorded |= {"mixed_precision": settings.mixed_precision}
     recorded["best_epoch"] = result.best + 1
     if settings.module_uri:
         source = local_path(settings.module_uri, "module_uri").read_bytes()
@@ -326,11 +452,22 @@ def _reference(
     table: pa.Table, features: list[Feature], roles: Roles, settings: TrainSettings
 ) -> pa.Table:
     """Returns a random sample of the rows, in random order, with the columns that matter."""
-    generator = np.random.default_rng(settings.seed)
-    size = min(settings.reference_rows, table.num_rows)
-    index = generator.choice(table.num_rows, size, replace=False)
+    columns = _kept_columns(table.column_names, features, roles)
+    return table.select(columns).take(pa.array(_reference_index(table.num_rows, settings)))
+
+
+def _reference_index(rows: int, settings: TrainSettings) -> np.ndarray:
+    size = min(settings.reference_rows, rows)
+    return np.random.default_rng(settings.seed).choice(rows, size, replace=False)
+
+
+def _kept_columns(names: list[str], features: list[Feature], roles: Roles) -> list[str]:
     kept = {feature.name for feature in features} | {roles.label, roles.timestamp, *roles.entities}
-    return table.select([name for name in table.column_names if name in kept]).take(pa.array(index))
+    return [name for name in names if name in kept]
+
+
+def _sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def model_metadata(package: ModelPackage) -> dict[str, Any]:
@@ -343,4 +480,5 @@ def model_metadata(package: ModelPackage) -> dict[str, Any]:
         "features": package.feature_names,
         "dataset_fingerprint": package.dataset_fingerprint,
         "training_window": package.training_window,
+        "trained_on": package.framework["trained_on"],
     }

@@ -5,58 +5,16 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from evaluation_toys import FEATURES, make_package, toy_table
 
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.decision import read_decision
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.model_package import Feature, ModelPackage, write_model_json
+from kfloop.components.contracts.model_package import ModelPackage, write_model_json
 from kfloop.components.evaluation.evaluate import EvaluateSettings, evaluate
 from kfloop.components.evaluation.gate import gate
+from kfloop.components.evaluation.gate_checks import GateRules
 from kfloop.components.evaluation.score import score_data
-
-import tensorflow as tf  # isort: skip
-
-FEATURES = [Feature("x", "float"), Feature("colour", "string")]
-
-
-class HandMade(tf.Module):
-    """A graph that follows the contract: x, plus 1 for red, through the task's output."""
-
-    def __init__(self, task: str) -> None:
-        super().__init__()
-        self.task = task
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.float32, name="x"),
-            tf.TensorSpec([None], tf.string, name="colour"),
-        ]
-    )
-    def serve(self, x, colour):
-        score = tf.where(tf.math.is_finite(x), x, 0.0) + tf.cast(colour == "red", tf.float32)
-        if self.task == "binary":
-            return {"probability": tf.sigmoid(score)}
-        if self.task == "multiclass":
-            return {"probabilities": tf.nn.softmax(tf.stack([-score, 0 * score, score], axis=1))}
-        return {"value": score * 10}
-
-
-def make_package(root, task, **changes):
-    module = HandMade(task)
-    tf.saved_model.save(module, str(root / "1"), signatures={"serving_default": module.serve})
-    facts = {
-        "name": "toy",
-        "task": task,
-        "label": "label",
-        "features": FEATURES,
-        "classes": ["high", "low", "mid"] if task == "multiclass" else [],
-        "entities": ["machine"],
-        "timestamp": "at",
-        "version": "3",
-        "training_window": {"rows": 10},
-    }
-    write_model_json(ModelPackage(**(facts | changes)), root)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -65,31 +23,6 @@ def models(tmp_path_factory):
         task: make_package(tmp_path_factory.mktemp(task), task)
         for task in ("binary", "multiclass", "regression")
     }
-
-
-def toy_table(task, rows=1200, seed=0):
-    random = np.random.default_rng(seed)
-    x = random.normal(size=rows)
-    known = random.random(rows) > 0.1
-    colour = random.choice(["red", "green", "blue"], rows, p=[0.3, 0.66, 0.04]).astype(object)
-    score = np.where(known, x, 0) + (colour == "red")
-    noise = random.logistic(size=rows)
-    label = {
-        "binary": score + noise > 0,
-        "multiclass": np.array(["high", "mid", "low"])[np.digitize(score + noise, [-1, 1])],
-        "regression": score * 10 + noise,
-    }[task]
-    colour[random.random(rows) < 0.2] = None
-    return pa.table(
-        {
-            "at": pa.array(np.arange(rows) * 3_600_000_000, pa.timestamp("us", tz="UTC")),
-            "machine": [f"m{index % 5}" for index in range(rows)],
-            "x": pa.array(x, mask=~known),
-            "colour": pa.array(colour.tolist(), pa.string()),
-            "size": random.normal(size=rows),
-            "label": label,
-        }
-    )
 
 
 class Workspace:
@@ -112,9 +45,7 @@ class Workspace:
             self.root / "evaluation.json",
             self.root / "decision.json",
             self.root / "decision.html",
-            thresholds or {},
-            slice_thresholds or {},
-            **options,
+            GateRules(thresholds or {}, slice_thresholds or {}, **options),
         )
 
     def score(self, table, task="binary"):
@@ -149,7 +80,8 @@ def test_each_task_is_judged_and_reported(workspace, task, metric, low, high):
     assert result.scalars[metric] == document["metrics"][metric]["value"]
     report = (workspace.root / "report.html").read_text()
     assert "http" not in report
-    assert ("<svg" in report) == (task != "multiclass")
+    assert "<svg" in report
+    assert ("No ROC curves" in report) == (task == "multiclass")
     json.dumps([result.metadata, result.classification_metadata, result.scalars], allow_nan=False)
     predictions = read_dataset(workspace.root / "predictions")
     assert predictions.column_names == ["at", "machine", "label", "prediction"]
@@ -265,7 +197,7 @@ TABLE = toy_table("binary", rows=4)
         (TABLE, "binary", {"slices": ["shape"]}, "slice column 'shape' is not in"),
         (TABLE, "binary", {"slices": ["at"]}, "slice column 'at' holds timestamp"),
         (TABLE, "binary", {"threshold": 2.0}, "threshold is 2.0"),
-        (TABLE, "binary", {"threshold_by": "cost"}, "threshold_by is 'cost'"),
+        (TABLE, "binary", {"threshold_by": "luck"}, "threshold_by is 'luck'"),
         (TABLE, "binary", {"minimum_slice_size": 0}, "minimum_slice_size"),
     ],
 )
@@ -378,3 +310,40 @@ def test_what_cannot_be_scored_is_said(workspace):
         workspace.score(TABLE.append_column("prediction", pa.array([1.0] * 4)))
     with pytest.raises(InputError, match="s3://"):
         score_data("s3://bucket/model", workspace.root, workspace.root / "out")
+
+
+def test_crossed_slices_hold_every_row_once_and_have_a_minimum_size(workspace):
+    table = toy_table("binary")
+    slices = workspace.evaluate(table, slices=["colour,machine"]).document["slices"]
+    assert sum(part["rows"] for part in slices) == 1200
+    by_name = {part["slice"]: part for part in slices}
+    colours, machines = (table[name].to_pylist() for name in ("colour", "machine"))
+    both = sum(c == "green" and m == "m1" for c, m in zip(colours, machines, strict=True))
+    assert by_name["colour=green, machine=m1"]["rows"] == both
+    assert by_name["colour=green, machine=m1"]["metrics"]["auc"]["value"] > 0.5
+    assert by_name["colour=blue, machine=m1"]["why"] == "fewer than 100 rows"
+    assert workspace.evaluate(table.slice(0, 0), slices=["colour,machine"]).document["slices"] == []
+    with pytest.raises(InputError, match="slice column 'shape'"):
+        workspace.evaluate(table, slices=["colour,shape"])
+
+
+def test_the_threshold_follows_the_stated_costs(workspace):
+    table = toy_table("binary")
+
+    def chosen(**costs):
+        return workspace.evaluate(table, threshold_by="cost", **costs).document["threshold"]
+
+    assert chosen(false_negative_cost=9.0) < chosen() < chosen(false_positive_cost=9.0)
+    with pytest.raises(InputError, match="must be above 0"):
+        chosen(false_positive_cost=0.0)
+
+
+def test_shuffling_what_the_model_leans_on_costs_most(workspace):
+    table = toy_table("binary")
+    found = workspace.evaluate(table, importance_rows=1000).document["importance"]
+    assert [entry["feature"] for entry in found["features"]] == ["x", "colour"]
+    assert found["features"][0]["loss"] > 0.1
+    assert (found["metric"], found["rows"]) == ("auc", 1000)
+    assert workspace.evaluate(table, importance_rows=1000).document["importance"] == found
+    assert "when one feature is shuffled" in (workspace.root / "report.html").read_text()
+    assert workspace.evaluate(table, importance_rows=0).document["importance"] == {}

@@ -12,6 +12,7 @@ from kfloop.components.evaluation.curves import MAXIMUM_POINTS, binary_curves
 from kfloop.components.evaluation.metrics import (
     best_f1_threshold,
     binary_measure,
+    cheapest_threshold,
     multiclass_measure,
     regression_measure,
 )
@@ -200,3 +201,36 @@ def test_intervals_of_many_rows_are_quick():
     started = time.monotonic()
     estimate(measure, 100_000, 200, 0)
     assert time.monotonic() - started < 15
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS, st.floats(0.1, 10), st.floats(0.1, 10))
+def test_the_cheapest_threshold_is_beaten_by_no_other(rows, alarm, miss):
+    labels = np.array([float(label) for label, _ in rows])
+    scores = np.array([score for _, score in rows])
+
+    def cost(threshold):
+        called = scores >= threshold
+        return alarm * (called & (labels == 0)).sum() + miss * (~called & (labels == 1)).sum()
+
+    best = cost(cheapest_threshold(labels, scores, alarm, miss))
+    assert best == pytest.approx(min(cost(threshold) for threshold in [*scores, 1.1]))
+
+
+def test_the_calibration_curve_and_its_error_use_the_same_bins():
+    """3 * 0.1 is a little more than 0.3, and 0.7 * 10 a little less than 7."""
+    scores = np.sort(np.concatenate([np.arange(11) / 10, 0.1 * np.arange(11)]).clip(0, 1))
+    scores = np.concatenate([scores, np.nextafter(scores, 0), np.nextafter(scores, 1)])
+    labels = np.random.default_rng(0).integers(0, 2, len(scores)).astype(float)
+    edges = np.arange(10) / 10
+    bins = np.searchsorted(edges, scores, side="right") - 1
+    curve = binary_curves(labels, scores).calibration
+    for index, (mean, share) in zip(np.unique(bins), curve, strict=True):
+        assert mean == pytest.approx(scores[bins == index].mean())
+        assert share == pytest.approx(labels[bins == index].mean())
+    gap = sum(
+        abs(share - mean) * (bins == index).sum()
+        for index, (mean, share) in zip(np.unique(bins), curve, strict=True)
+    )
+    found = values(binary_measure(labels, scores, 0.5), len(scores))
+    assert found["ece"] == pytest.approx(gap / len(scores), abs=1e-12)

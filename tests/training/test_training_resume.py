@@ -1,0 +1,101 @@
+"""A killed training goes on from its last whole epoch; devices and precision."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_training_train import Workspace, binary_table, signature
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.model_package import read_model_json
+
+SLOW = {"epochs": 6, "batch_size": 16, "hyperparameters": {"patience": 6, "schedule": "cosine"}}
+TRAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_training_resume import SLOW, Workspace, binary_table
+workspace = Workspace(Path(sys.argv[2]))
+workspace.train(binary_table(), sys.argv[3], checkpoint_uri=sys.argv[4], input=sys.argv[5], **SLOW)
+"""
+
+
+def start(root: Path, name: str, checkpoint: str, data: str) -> subprocess.Popen[str]:
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-u", "-c", TRAIN, here, str(root), name, checkpoint, data]
+    # The tests' own packages, pytest among them, are on the path of this process only.
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
+
+
+@pytest.mark.parametrize("data", ["memory", "stream"])
+def test_killed_in_an_epoch_and_run_again_it_ends_with_the_same_loss(tmp_path, data):
+    checkpoint = tmp_path / "checkpoint"
+    process = start(tmp_path, "killed", str(checkpoint), data)
+    for line in process.stdout:
+        if line.startswith("Epoch 2/6"):
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    assert [path.name for path in checkpoint.iterdir()] == ["training-checkpoint.npz"]
+
+    again = start(tmp_path, "killed", str(checkpoint), data)
+    printed, _ = again.communicate()
+    assert again.returncode == 0
+    assert "Going on after epoch 2 of the checkpoint." in printed
+    assert "Epoch 3/6" in printed
+    assert "Epoch 2/6" not in printed
+    assert not list(checkpoint.iterdir())
+
+    whole = start(tmp_path, "whole", "", data)
+    whole.communicate()
+    metrics = [read_model_json(tmp_path / name).metrics for name in ("killed", "whole")]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path, capsys, monkeypatch):
+    workspace = Workspace(tmp_path)
+    module = "kfloop.components.training.train.write_package"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, lambda *_: 1 / 0)  # dies between the last epoch and the package
+        with pytest.raises(ZeroDivisionError):
+            workspace.train(binary_table(rows=300), epochs=2, checkpoint_uri=str(tmp_path / "c"))
+    assert (tmp_path / "c/training-checkpoint.npz").is_file()
+    capsys.readouterr()
+    workspace.train(binary_table(rows=300), epochs=1, checkpoint_uri=str(tmp_path / "c"))
+    printed = capsys.readouterr().out
+    assert "is of other data or settings; starting over." in printed
+    assert "Epoch 1/1" in printed
+
+
+def test_a_training_that_was_done_only_writes_its_package(tmp_path, capsys, monkeypatch):
+    workspace = Workspace(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("kfloop.components.training.train.write_package", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            workspace.train(binary_table(rows=300), epochs=2, checkpoint_uri=str(tmp_path / "c"))
+    capsys.readouterr()
+    workspace.train(binary_table(rows=300), epochs=2, checkpoint_uri=str(tmp_path / "c"))
+    assert "Epoch" not in capsys.readouterr().out
+    assert read_model_json(tmp_path / "model").metrics["validation_loss"] > 0
+
+
+def test_a_missing_gpu_is_said_at_once(tmp_path):
+    with pytest.raises(InputError, match=r"there is no GPU: found CPU \(\d+ cores\); TensorFlow"):
+        Workspace(tmp_path).train(binary_table(rows=300), require_gpu=True)
+
+
+def test_bfloat16_learns_and_answers_in_float32(tmp_path):
+    workspace = Workspace(tmp_path)
+    package = workspace.train(binary_table(), mixed_precision="bfloat16")
+    assert package.metrics["validation_auc"] > 0.9
+    assert package.hyperparameters["mixed_precision"] == "bfloat16"
+    assert package.framework["trained_on"].startswith("CPU")
+    outputs = signature(tmp_path / "model").structured_outputs
+    assert outputs["probability"].dtype.name == "float32"
+    with pytest.raises(InputError, match="must be 'bfloat16' or empty"):
+        workspace.train(binary_table(rows=300), mixed_precision="float16")
