@@ -16,6 +16,7 @@ from kfloop.components import (
     gate_model,
     infer_schema,
     ingest_data,
+    materialize_features,
     promote_model,
     publish_model,
     register_model,
@@ -88,7 +89,6 @@ def train_candidate(
         ("decision", str),
         ("model", dsl.Model),
         ("evaluation", dsl.Artifact),
-        ("feature_repo", dsl.Artifact),
     ],
 ):
     """From sources to a judged model: ingest, validate, features, train, evaluate, gate."""
@@ -123,6 +123,8 @@ def train_candidate(
         repo_uri=feature_repo,
         feature_service=feature_service,
     )
+    # Beside the training, so that the values are there before any model serves.
+    always(materialize_features(feature_repo=repo.outputs["feature_repo"], until=until))
     training_set = retrieve_training_set(
         examples=examples,
         feature_repo=repo.outputs["feature_repo"],
@@ -194,14 +196,12 @@ def train_candidate(
             ("decision", str),
             ("model", dsl.Model),
             ("evaluation", dsl.Artifact),
-            ("feature_repo", dsl.Artifact),
         ],
     )
     return outputs(
         gate.outputs["Output"],
         trained.outputs["model"],
         evaluated.outputs["evaluation"],
-        repo.outputs["feature_repo"],
     )
 
 

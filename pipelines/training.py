@@ -4,8 +4,7 @@ from typing import Dict, List
 
 from kfp import dsl
 
-from kfloop.components import materialize_features
-from kfloop.pipelines.steps import always, roll_out, train_candidate
+from kfloop.pipelines.steps import roll_out, train_candidate
 
 
 @dsl.pipeline(
@@ -118,10 +117,6 @@ def training(
         registry=registry,
     )
     with dsl.If(candidate.outputs["decision"] == "pass", name="model-passed-the-gate"):
-        # What the model will ask of the online store is there before the model serves.
-        materialized = always(
-            materialize_features(feature_repo=candidate.outputs["feature_repo"], until=until)
-        )
         roll_out(
             model=candidate.outputs["model"],
             evaluation=candidate.outputs["evaluation"],
@@ -134,4 +129,4 @@ def training(
             canary_minimum_requests=canary_minimum_requests,
             canary_wait_seconds=canary_wait_seconds,
             canary_replay=canary_replay,
-        ).after(materialized)
+        )
