@@ -144,15 +144,7 @@ def _cell(value: Any) -> str:
 
 def reasons_table(decision: Decision) -> str:
     """Returns every reason as an HTML table, those that do not hold first."""
-    ordered = sorted(decision.reasons, key=lambda reason: reason.passed)
-    rows = "".join(
-        f"<tr class={'ok' if reason.passed else 'bad'}><td>{'✓' if reason.passed else '✗'}"
-        f"<td>{_cell(reason.check)}<td>{_cell(reason.metric)}<td>{_cell(reason.slice)}"
-        f"<td>{_cell(reason.value)}<td>{_cell(reason.threshold)}<td>{_cell(reason.why)}</tr>"
-        for reason in ordered
-    )
-    head = "<tr><th><th>check<th>metric<th>slice<th>value<th>threshold<th>why</tr>"
-    return f"<table>{head}{rows}</table>"
+    return _table(sorted(decision.reasons, key=lambda reason: reason.passed))
 
 
 def render(decision: Decision, extra: str = "") -> str:
@@ -166,16 +158,16 @@ def render(decision: Decision, extra: str = "") -> str:
 <title>{html.escape(decision.gate)}: {outcome}</title>{STYLE}
 <h1>{html.escape(decision.gate)}: <span class="{decision.decision}">{outcome}</span></h1>
 {baseline}{forced}
-{_checks(decision.reasons)}
+{_checks(decision)}
 {extra}</html>
 """
 
 
-def _checks(reasons: list[Reason]) -> str:
-    failed = [reason for reason in reasons if not reason.passed]
-    passed = [reason for reason in reasons if reason.passed]
-    if len(reasons) <= SHOWN_CHECKS:
-        return _table([*failed, *passed])
+def _checks(decision: Decision) -> str:
+    if len(decision.reasons) <= SHOWN_CHECKS:
+        return reasons_table(decision)
+    failed = [reason for reason in decision.reasons if not reason.passed]
+    passed = [reason for reason in decision.reasons if reason.passed]
     # What holds is there to be looked up, not to be scrolled past.
     folded = f"<details><summary>{len(passed)} checks hold</summary>{_table(passed)}</details>"
     return (_table(failed) if failed else "") + (folded if passed else "")

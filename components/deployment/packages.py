@@ -3,40 +3,15 @@
 import math
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.files import local_path
 from kfloop.components.contracts.model_package import PREDICTION, ModelPackage, read_model_json
 
 Instance = dict[str, Any]
-
-
-def local_path(uri: str, name: str) -> Path:
-    """Returns the absolute path of a plain path or file:// URI.
-
-    Args:
-        uri: The path or URI.
-        name: What it is, for the error message.
-
-    Raises:
-        InputError: If it is empty or has another scheme.
-    """
-    if not uri:
-        raise InputError(f"{name} is empty; give a directory.")
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path)).absolute()
-    if parts.scheme:
-        raise InputError(
-            f"{name} is {uri!r}; this release reads and writes local directories only, "
-            "so give a path or a file:// URI."
-        )
-    return Path(uri).absolute()
 
 
 def read_package(model_uri: str) -> ModelPackage:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import write_json
+from kfloop.components.contracts.files import local_path, write_json
 from kfloop.components.contracts.model_package import (
     GOLDEN,
     REFERENCE,
@@ -17,7 +17,7 @@ from kfloop.components.contracts.model_package import (
     read_model_json,
     write_model_json,
 )
-from kfloop.components.deployment.packages import local_path, package_rows
+from kfloop.components.deployment.packages import package_rows
 from kfloop.components.deployment.smoke_test import request_columns
 
 EVALUATION = "evaluation.json"

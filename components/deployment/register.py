@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kfloop.components.contracts.files import read_json
+from kfloop.components.contracts.files import local_path, read_json
 from kfloop.components.contracts.model_package import ModelPackage
-from kfloop.components.deployment.packages import local_path, read_package
+from kfloop.components.deployment.packages import read_package
 from kfloop.components.deployment.registry import OFF, URI_TAG, Version, open_registry
 from kfloop.components.images import image
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kfloop.components.contracts.deployment_record import Target, write_record
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.files import local_path
 from kfloop.components.deployment.backend import Backend, connect, require_service
 from kfloop.components.deployment.manifest import (
     CANARY,
@@ -27,7 +28,7 @@ from kfloop.components.deployment.manifest import (
     with_log,
     without_canary,
 )
-from kfloop.components.deployment.packages import local_path, read_package
+from kfloop.components.deployment.packages import read_package
 from kfloop.components.deployment.wait import (
     TIMEOUT_SECONDS,
     RolloutError,

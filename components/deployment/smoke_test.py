@@ -7,11 +7,12 @@ from typing import Any
 from kfloop.components.contracts.decision import Decision, Reason, outcome_of, write_decision
 from kfloop.components.contracts.deployment_record import Target
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.files import local_path
 from kfloop.components.contracts.model_package import GOLDEN, ModelPackage
 from kfloop.components.deployment.backend import connect, require_service
 from kfloop.components.deployment.client import Answer, ServiceClient
 from kfloop.components.deployment.manifest import Manifest, record_of
-from kfloop.components.deployment.packages import Instance, local_path, package_rows, read_package
+from kfloop.components.deployment.packages import Instance, package_rows, read_package
 from kfloop.components.deployment.wait import (
     TIMEOUT_SECONDS,
     RolloutError,

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from kfloop.components.contracts.dataset import parse_time
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import write_text
-from kfloop.components.monitoring.package import local_path
+from kfloop.components.contracts.files import local_path, write_text
 
 
 @dataclass(frozen=True)

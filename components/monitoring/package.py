@@ -1,34 +1,18 @@
 """What monitoring reads from a published model package."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import read_json
+from kfloop.components.contracts.files import local_path, read_json
 from kfloop.components.contracts.model_package import REFERENCE, ModelPackage, read_model_json
 from kfloop.components.monitoring.metrics import Estimate
 
 EVALUATION = "evaluation.json"
 DEFAULT_THRESHOLD = 0.5
-
-
-def local_path(uri: str, name: str) -> Path:
-    """Returns the path of a plain path or file:// URI; `name` is the setting, for the error.
-
-    Raises:
-        InputError: If it is empty or has another scheme.
-    """
-    parts = urlsplit(uri)
-    if not uri or (parts.scheme and parts.scheme != "file"):
-        raise InputError(
-            f"{name} is {uri!r}; give a directory on a mounted volume, as a path or file:// URI."
-        )
-    return Path(unquote(parts.path)) if parts.scheme else Path(uri)
 
 
 def read_package(model_uri: str) -> ModelPackage:
