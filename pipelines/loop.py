@@ -3,23 +3,21 @@
 `load_loop` checks the file before anything runs and names every mistake by key and line.
 """
 
-from collections.abc import Hashable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
 from kfloop.components.contracts.environment import REFERENCE, holds_password
 from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.yaml_file import Lines, read_yaml_file
 
 
 def _moment(value: str) -> str:
@@ -365,16 +363,6 @@ class Loop(_Section):
         return [c for c in (*self.examples.entities, self.examples.timestamp) if c]
 
 
-class DatesAsText(yaml.SafeLoader):
-    """YAML with dates left as text, so that they mean the same everywhere."""
-
-
-DatesAsText.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def load_loop(path: str | Path) -> tuple[Loop, Path]:
     """Reads and checks a loop file.
 
@@ -387,74 +375,13 @@ def load_loop(path: str | Path) -> tuple[Loop, Path]:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"There is no loop file {file}; give its path with --config.")
-    try:
-        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=DatesAsText)
-        document = yaml.load(file.read_text(encoding="utf-8"), Loader=DatesAsText)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or error
-        raise InputError(f"{file}{line} is not YAML: {reason}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text.") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{file} is not a loop file: it must hold keys like name and sources.")
-    lines: dict[tuple[Hashable, ...], int] = {}
-    _collect_lines(node, (), lines, file)
-    try:
-        loop = Loop.model_validate(document)
-    except ValidationError as error:
-        raise InputError(_sentences(file, error, lines)) from error
+    loop, lines = read_yaml_file(file, Loop, "a loop file", "name and sources")
     base = file.resolve().parent
     _require_files(loop, base, file, lines)
     return loop, base
 
 
-def _collect_lines(
-    node: yaml.Node | None,
-    place: tuple[Hashable, ...],
-    lines: dict[tuple[Hashable, ...], int],
-    file: Path,
-) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*place, key.value)
-            if inner in lines:
-                raise InputError(
-                    f"{file} line {key.start_mark.line + 1}: "
-                    f"{'.'.join(map(str, inner))} is given twice; keep one."
-                )
-            lines[inner] = key.start_mark.line + 1
-            _collect_lines(value, inner, lines, file)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[(*place, index)] = value.start_mark.line + 1
-            _collect_lines(value, (*place, index), lines, file)
-
-
-def _sentences(file: Path, error: ValidationError, lines: dict[tuple[Hashable, ...], int]) -> str:
-    told: dict[str, None] = {}
-    for problem in error.errors():
-        place = tuple(problem["loc"])
-        # Pydantic adds the branch of a union to the place; the file does not know it.
-        while place and place not in lines and problem["type"] != "missing":
-            place = place[:-1]
-        line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
-        key = ".".join(map(str, place)) or "the file"
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = "there is no such key"
-        elif problem["type"] == "missing":
-            message = "is missing"
-        elif not isinstance(problem["input"], dict):
-            message = f"{message[0].lower()}{message[1:]}, not {problem['input']!r}"
-        told[f"{file} line {line}: {key}: {message}."] = None
-    return "\n".join(told)
-
-
-def _require_files(
-    loop: Loop, base: Path, file: Path, lines: dict[tuple[Hashable, ...], int]
-) -> None:
+def _require_files(loop: Loop, base: Path, file: Path, lines: Lines) -> None:
     wanted: list[tuple[tuple[str, ...], str]] = [
         *((("sources", name, "uri"), source.uri) for name, source in loop.sources.items()),
         *((("sources", name, "query"), source.query) for name, source in loop.sources.items()),

@@ -12,6 +12,7 @@ COMMANDS = {
     "run": ("kfloop.scripts.run", "run"),
     "loop": ("kfloop.scripts.loop", "loop"),
     "compile": ("kfloop.scripts.compile", "compile_command"),
+    "schedule": ("kfloop.scripts.schedule", "schedule"),
     "services": ("kfloop.scripts.services", "services"),
     "envs": ("kfloop.scripts.envs", "envs"),
     "sample-data": ("kfloop.scripts.sample", "sample_data"),

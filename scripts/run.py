@@ -17,7 +17,8 @@ from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_argument
 from kfloop.pipelines.local.record import RunRecord
 from kfloop.pipelines.local.report import write_report
 from kfloop.pipelines.local.runner import ImageEnvironment, PipelineFailed, run_pipeline
-from kfloop.pipelines.loop import DatesAsText, Loop, load_loop
+from kfloop.pipelines.loop import Loop, load_loop
+from kfloop.pipelines.yaml_file import DatesAsText
 from kfloop.scripts.options import config_option, state_option
 from kfloop.scripts.progress import Progress
 

@@ -1,0 +1,293 @@
+"""A double of the KFP API (v2beta1) for the unmodified kfp client, over HTTP on loopback.
+
+What it knows: experiments, recurring runs and runs, with the real server's defaults, pages, filters
+and refusals. Like the real one it takes two recurring runs of one name, has no update, backfills
+unless told not to, reads crons as robfig/cron v1 does, and takes the unfinished runs of a recurring
+run away when that is deleted.
+"""
+
+import json
+import re
+import threading
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from doubles.robfig import Cron
+
+Document = dict[str, Any]
+ROOT = "/apis/v2beta1"
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 20, 200
+INVALID, NOT_FOUND, UNAUTHENTICATED = 400, 404, 401
+LISTS = {
+    "experiments": "experiment_id",
+    "recurringruns": "recurring_run_id",
+    "runs": "run_id",
+}
+FIELD_OF = {"experiments": "experiments", "recurringruns": "recurringRuns", "runs": "runs"}
+FINISHED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+
+
+class Refused(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+@dataclass
+class Fault:
+    """What happens to the next matching requests instead of, or after, the real thing.
+
+    Attributes:
+        kind: An HTTP status, `drop` (connection closed before it is done) or `drop_after` (done,
+            and then closed without an answer).
+        method: HTTP method it matches; empty matches all.
+        path: Regular expression that the path must contain.
+        times: How many requests.
+    """
+
+    kind: int | str
+    method: str = ""
+    path: str = ""
+    times: int = 1
+
+
+@dataclass
+class KfpApi:
+    """The server; use it as a context manager.
+
+    Attributes:
+        token: Bearer token that requests must carry; empty wants none.
+        multi_user: What healthz says.
+        requests: How often each `METHOD path` was asked, ids left out.
+    """
+
+    token: str = ""
+    multi_user: bool = False
+    requests: Counter[str] = field(default_factory=Counter)
+    _stored: dict[str, dict[str, Document]] = field(
+        default_factory=lambda: {name: {} for name in LISTS}
+    )
+    _faults: list[Fault] = field(default_factory=list)
+    _clock: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Self:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def fault(self, kind: int | str, method: str = "", path: str = "", times: int = 1) -> None:
+        """Makes the next matching requests fail; see `Fault`."""
+        self._faults.append(Fault(kind, method, path, times))
+
+    def recurring_runs(self) -> list[Document]:
+        """Returns every recurring run, oldest first."""
+        return list(self._stored["recurringruns"].values())
+
+    def runs(self) -> list[Document]:
+        """Returns every run, oldest first."""
+        return list(self._stored["runs"].values())
+
+    def start_run(self, recurring_run_id: str, state: str = "RUNNING") -> str:
+        """Does what the scheduler does when a slot comes; returns the run's id."""
+        job = self._stored["recurringruns"][recurring_run_id]
+        run = {
+            "display_name": job["display_name"],
+            "experiment_id": job["experiment_id"],
+            "recurring_run_id": recurring_run_id,
+            "pipeline_spec": job["pipeline_spec"],
+            "runtime_config": job["runtime_config"],
+            "storage_state": "AVAILABLE",
+            "state": state,
+        }
+        return str(self._store("runs", run)["run_id"])
+
+    def finish_run(self, run_id: str, state: str = "SUCCEEDED") -> None:
+        """Ends a run."""
+        self._stored["runs"][run_id]["state"] = state
+
+    def _store(self, kind: str, item: Document) -> Document:
+        self._clock += timedelta(seconds=1)
+        now = self._clock.strftime("%Y-%m-%dT%H:%M:%SZ")
+        key = str(uuid.uuid4())
+        stored = {**item, LISTS[kind]: key, "created_at": now}
+        self._stored[kind][key] = stored
+        return stored
+
+    def _fault_for(self, method: str, path: str) -> int | str | None:
+        for fault in self._faults:
+            if fault.times and fault.method in ("", method) and re.search(fault.path, path):
+                fault.times -= 1
+                return fault.kind
+        return None
+
+    def answer(self, method: str, path: str, query: Document, body: Document) -> Document:
+        """Answers one request.
+
+        Raises:
+            Refused: If the real server would refuse it.
+        """
+        with self._lock:
+            return self._answer(method, path, query, body)
+
+    def _answer(self, method: str, path: str, query: Document, body: Document) -> Document:
+        if path == f"{ROOT}/healthz":
+            return {"multi_user": self.multi_user}
+        found = re.fullmatch(rf"{ROOT}/(\w+)(?:/([\w-]+))?(?::(\w+))?", path)
+        if not found or found[1] not in LISTS:
+            raise Refused(NOT_FOUND, "Not Found")
+        kind, key, verb = found.groups()
+        if not key:
+            return self._create(kind, body) if method == "POST" else self._list(kind, query)
+        if key not in self._stored[kind]:
+            raise Refused(NOT_FOUND, f"{kind} {key} not found")
+        if method == "GET":
+            return self._stored[kind][key]
+        if kind == "recurringruns" and method == "POST" and verb in ("enable", "disable"):
+            self._stored[kind][key]["status"] = f"{verb.upper()}D"
+            self._stored[kind][key]["mode"] = verb.upper()
+            return {}
+        if kind == "recurringruns" and method == "DELETE":
+            self._delete(key)
+            return {}
+        raise Refused(501, "Method Not Allowed")
+
+    def _delete(self, key: str) -> None:
+        del self._stored["recurringruns"][key]
+        for run in self.runs():
+            # The workflows belong to the ScheduledWorkflow and go with it.
+            if run["recurring_run_id"] == key and run["state"] not in FINISHED:
+                del self._stored["runs"][run["run_id"]]
+
+    def _list(self, kind: str, query: Document) -> Document:
+        items = self._stored[kind].values()
+        experiment = query.get("experiment_id")
+        chosen = [
+            item
+            for item in items
+            if (not experiment or kind == "experiments" or item["experiment_id"] == experiment)
+            and _passes(item, query.get("filter", ""))
+        ]
+        size = min(int(query.get("page_size") or 0) or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        start = int(query.get("page_token") or 0)
+        answer: Document = {
+            FIELD_OF[kind]: chosen[start : start + size],
+            "total_size": len(chosen),
+        }
+        if start + size < len(chosen):
+            answer["next_page_token"] = str(start + size)
+        return answer
+
+    def _create(self, kind: str, body: Document) -> Document:
+        if kind == "runs":
+            raise Refused(501, "this double starts no runs; see start_run")
+        if not body.get("display_name"):
+            raise Refused(INVALID, "Invalid input error: the display name is empty")
+        if kind == "experiments":
+            names = [item["display_name"] for item in self._stored[kind].values()]
+            if body["display_name"] in names:
+                raise Refused(409, f"Already exist error: {body['display_name']}")
+            return self._store(kind, {**body, "storage_state": "AVAILABLE"})
+        return self._store(kind, _recurring_run(body, self._stored["experiments"]))
+
+
+def _recurring_run(body: Document, experiments: dict[str, Document]) -> Document:
+    if body.get("experiment_id") not in experiments:
+        raise Refused(INVALID, "Invalid input error: the experiment does not exist")
+    spec, reference = body.get("pipeline_spec"), body.get("pipeline_version_reference")
+    if bool(spec) == bool(reference):
+        raise Refused(INVALID, "Invalid input error: give a pipeline spec or a version")
+    concurrency = int(body.get("max_concurrency") or 0)
+    if not 1 <= concurrency <= 10:
+        raise Refused(INVALID, "The max concurrency of the job is out of range. Support 1-10.")
+    if body.get("mode") not in ("ENABLE", "DISABLE"):
+        raise Refused(INVALID, "Unrecognized recurring run mode")
+    trigger = body.get("trigger") or {}
+    cron, period = trigger.get("cron_schedule"), trigger.get("periodic_schedule")
+    if cron:
+        try:
+            Cron(cron.get("cron", ""))
+        except ValueError as error:
+            message = f"Schedule cron is not a supported format. Error: {error}"
+            raise Refused(INVALID, message) from error
+    elif not period or int(period.get("interval_second") or 0) < 1:
+        raise Refused(INVALID, "Found invalid period schedule interval. Set at interval to least 1")
+    else:
+        # Protobuf writes 64-bit integers as text.
+        period = {**period, "interval_second": str(period["interval_second"])}
+        trigger = {"periodic_schedule": period}
+    return {
+        **body,
+        "trigger": trigger,
+        "max_concurrency": str(concurrency),
+        "no_catchup": bool(body.get("no_catchup")),
+        "status": f"{body['mode']}D",
+    }
+
+
+def _passes(item: Document, text: str) -> bool:
+    for predicate in json.loads(text or "{}").get("predicates", []):
+        wanted = predicate.get("stringValue", predicate.get("string_value"))
+        if predicate["operation"] not in (1, "EQUALS") or item.get(predicate["key"]) != wanted:
+            return False
+    return True
+
+
+def _handler(api: KfpApi) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing: the tests read `requests`."""
+
+        def _serve(self) -> None:
+            parts = urlsplit(self.path)
+            length = int(self.headers.get("content-length") or 0)
+            body = json.loads(self.rfile.read(length) or b"{}")
+            query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+            api.requests[f"{self.command} {re.sub(r'[0-9a-f-]{36}', 'ID', parts.path)}"] += 1
+            fault = api._fault_for(self.command, parts.path)
+            if fault == "drop":
+                self.close_connection = True
+                return
+            try:
+                if isinstance(fault, int):
+                    raise Refused(fault, "injected")
+                if api.token and self.headers.get("authorization") != f"Bearer {api.token}":
+                    raise Refused(UNAUTHENTICATED, "Unauthenticated")
+                status, answer = 200, api.answer(self.command, parts.path, query, body)
+            except Refused as refused:
+                status = refused.status
+                answer = {"error": refused.message, "message": refused.message, "code": 3}
+            if fault == "drop_after":
+                self.close_connection = True
+                return
+            content = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
+
+    return Handler
