@@ -139,6 +139,8 @@ def split_data(
     at: str = "",
     fraction: float = 0.2,
     key: str = "",
+    since: str = "",
+    until: str = "",
 ):
     """Splits a dataset into a part to train on and a part to evaluate on.
 
@@ -152,10 +154,23 @@ def split_data(
         at: Moment of the split, ISO 8601, for `time`; empty to use `fraction`.
         fraction: Part of the rows to evaluate on, between 0 and 1.
         key: Column whose values stay together, for `hash` and `group`.
+        since: Rows before this moment, ISO 8601, are in neither part.
+        until: Rows from this moment on are in neither part.
     """
     from kfloop.components.data.split import split
 
-    parts = split(dataset.path, train.path, evaluation.path, method, timestamp, at, fraction, key)
+    parts = split(
+        dataset.path,
+        train.path,
+        evaluation.path,
+        method,
+        timestamp,
+        at,
+        fraction,
+        key,
+        since,
+        until,
+    )
     train.metadata.update(parts["train"])
     evaluation.metadata.update(parts["evaluation"])
 

@@ -21,6 +21,8 @@ def split(
     at: str = "",
     fraction: float = 0.2,
     key: str = "",
+    since: str = "",
+    until: str = "",
 ) -> dict[str, dict[str, Any]]:
     """Splits a dataset in two.
 
@@ -42,6 +44,8 @@ def split(
         at: Moment of the split, ISO 8601, for `time`; empty to use `fraction`.
         fraction: Part of the rows to evaluate on, between 0 and 1.
         key: Column whose values stay together; required by `hash` and `group`.
+        since: Rows before this moment, ISO 8601, are in neither part; needs `timestamp`.
+        until: Rows from this moment on are in neither part; needs `timestamp`.
 
     Returns:
         The metadata of the datasets, by `train` and `evaluation`.
@@ -58,12 +62,18 @@ def split(
     if not column:
         needs = "timestamp" if method == "time" else "key"
         raise InputError(f"The split method {method!r} needs the {needs} column; give its name.")
-    require_columns(dataset, [column])
+    if (since or until) and not timestamp:
+        raise InputError("since and until need the timestamp column; give its name.")
+    windowed = method == "time" or since or until
+    require_columns(dataset, [column, timestamp] if windowed else [column])
     with duck.connect() as connection:
         rows = connection.sql(f"SELECT * FROM {duck.scan(dataset_files(dataset))}")
-        if method == "time":
+        if windowed:
             duck.require_time(rows, timestamp, "the dataset")
         _require_values(rows, column)
+        if since or until:
+            _require_values(rows, timestamp)
+            rows = rows.filter(duck.window(timestamp, since, until))
         if method == "time":
             moment = duck.instant(at, "at") if at else _moment(rows, timestamp, fraction)
             evaluates = f"{duck.moment(timestamp)} >= {moment}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -47,6 +48,9 @@ EFFECTS = {
     "jensen_shannon": "Jensen-Shannon distance",
     "wasserstein": "Wasserstein distance (SD)",
 }
+# In standard deviations: a move of a whole column that is no change of its shape. A quarter of the
+# floor of Wasserstein's distance.
+SMALL_MOVE = 0.05
 # With fewer values on either side no test says anything.
 FEWEST_VALUES = 30
 
@@ -206,11 +210,16 @@ def _measure(comparison: Comparison, rules: Rules, rng: np.random.Generator) -> 
 def _number_effects(
     edges: Numbers, spread: float, reference: Numbers, current: Numbers
 ) -> dict[str, float]:
-    old, new = distances.bin_numbers(reference, edges), distances.bin_numbers(current, edges)
-    bins = len(edges) + 1
+    old, bins = distances.bin_numbers(reference, edges), len(edges) + 1
+    # The shape is compared after the best of these moves: where many rows have one value, a move
+    # too small to matter would carry all of them over an edge. Wasserstein's distance sees moves.
+    moved = [
+        distances.bin_numbers(current + step * spread, edges)
+        for step in (0.0, -SMALL_MOVE, SMALL_MOVE)
+    ]
     effects = {
-        "psi": distances.population_stability_index(old, new, bins),
-        "jensen_shannon": distances.jensen_shannon(old, new, bins),
+        "psi": min(distances.population_stability_index(old, new, bins) for new in moved),
+        "jensen_shannon": min(distances.jensen_shannon(old, new, bins) for new in moved),
         "out_of_range": distances.outside(reference, current),
     }
     if spread > 0:  # a constant has no scale; the other effects see when it changes
@@ -231,12 +240,21 @@ def _effects_of_chance(
     comparison: Comparison, splits: int, rng: np.random.Generator
 ) -> dict[str, float]:
     """Returns the largest effect between random parts of the reference."""
-    rows = len(comparison.reference)
-    part = min(len(comparison.current), rows // 2)
+    values = comparison.reference
+    part = min(len(comparison.current), len(values) // 2)
+    taken = np.arange(len(values)) < part
+    effects: Callable[[npt.NDArray[np.bool_]], dict[str, float]]
+    if comparison.categories is None:
+        edges, spread = distances.quantile_edges(values), float(np.std(values))
+        effects = distances.NumberSplits.of(values, edges, spread).effects
+    else:
+
+        def effects(taken: npt.NDArray[np.bool_]) -> dict[str, float]:
+            return comparison.measure(values[~taken], values[taken])
+
     largest: dict[str, float] = {}
     for _ in range(splits):
-        shuffled = rng.permutation(comparison.reference)
-        for name, value in comparison.measure(shuffled[part:], shuffled[:part]).items():
+        for name, value in effects(rng.permutation(taken)).items():
             largest[name] = max(largest.get(name, 0.0), value)
     return largest
 

@@ -143,6 +143,8 @@ def decide_retraining(
     last_trained: str = "",
     now: str = "",
     consecutive_windows: int = 1,
+    budget: int = 0,
+    budget_days: float = 365.0,
     on_drift: bool = True,
     on_performance: bool = True,
     history_uri: str = "",
@@ -166,6 +168,9 @@ def decide_retraining(
         now: Newest time of the window's data; empty takes what detect_drift found.
         consecutive_windows: How many windows in a row must call for retraining; above 1 needs
             `history_uri`.
+        budget: Most retrainings in `budget_days` of data time; 0 is no limit, more needs
+            `history_uri`.
+        budget_days: Days that the budget is for.
         on_drift: Whether drift calls for retraining.
         on_performance: Whether worse performance does.
         history_uri: File on a shared volume that remembers decisions between runs; empty is none.
@@ -192,9 +197,79 @@ def decide_retraining(
         minimum_new_rows=minimum_new_rows,
         cooldown_days=cooldown_days,
         consecutive_windows=consecutive_windows,
+        budget=budget,
+        budget_days=budget_days,
         on_drift=on_drift,
         on_performance=on_performance,
         force=force,
     )
     decision.metadata.update(metadata)
     return action
+
+
+@dsl.component(base_image=image("monitoring"), install_kfp_package=False)
+def export_metrics(
+    data_quality: dsl.Input[dsl.Artifact],
+    drift: dsl.Input[dsl.Artifact],
+    performance: dsl.Input[dsl.Artifact],
+    retraining: dsl.Input[dsl.Artifact],
+    service: str,
+    model_version: str,
+    until: str,
+    destination: str = "",
+):
+    """Exports the decisions of a monitoring run, and every check in them, to Prometheus.
+
+    Gauges: `kfloop_decision`, `kfloop_action`, `kfloop_check_value`, `kfloop_check_threshold`,
+    `kfloop_check_passed` and `kfloop_monitored_until_seconds`.
+
+    Args:
+        data_quality: Decision of the window's validation.
+        drift: Decision of detect_drift.
+        performance: Decision of measure_performance.
+        retraining: Decision of decide_retraining.
+        service: Name of the service.
+        model_version: Its live model.
+        until: End of the window, ISO 8601.
+        destination: URL of a Pushgateway, or the path of a `.prom` file for the textfile collector
+            of a node exporter. Empty exports nothing.
+    """
+    from kfloop.components.monitoring.export import export_metrics as export
+
+    decisions = [one.path for one in (data_quality, drift, performance, retraining)]
+    export(decisions, service, model_version, until, destination)
+
+
+@dsl.component(base_image=image("monitoring"), install_kfp_package=False)
+def notify(
+    status: dsl.PipelineTaskFinalStatus,
+    service: str,
+    run_id: str,
+    history_uri: str = "",
+    webhook: str = "",
+    ui_url: str = "",
+    always: bool = False,
+):
+    """Tells how a monitoring run ended: one JSON line in the log, and a webhook. An exit task.
+
+    Args:
+        status: How the run ended; KFP fills it in.
+        service: Name of the service.
+        run_id: Id of this run.
+        history_uri: The history that decide_retraining writes; it holds this run's decision.
+        webhook: Address that gets `{"text": ...}`, for example of a Slack incoming webhook;
+            `${NAME}` stands for an environment variable. Empty writes the log line only.
+        ui_url: Address of the KFP UI, for the link in the message.
+        always: Whether a run that succeeded and kept the model is sent too.
+    """
+    from kfloop.components.monitoring.notify import notify as tell
+
+    tell(
+        {"state": status.state, "error": {"message": status.error_message}},
+        service,
+        run_id,
+        history_uri,
+        webhook,
+        ui_url,
+        always,
+    )

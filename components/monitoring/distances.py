@@ -1,6 +1,9 @@
 """Effect sizes: how far two samples are apart, whatever their number of rows."""
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
@@ -75,7 +78,45 @@ def outside(reference: Numbers, current: Numbers) -> float:
 
 def unseen(reference: Codes, current: Codes) -> float:
     """Returns the share of `current` in categories that the reference does not have."""
-    return float(np.mean(~np.isin(current, np.unique(reference))))
+    size = int(max(reference.max(), current.max())) + 1
+    known = np.bincount(reference, minlength=size) > 0
+    return float(np.mean(~known[current]))
+
+
+@dataclass(frozen=True)
+class NumberSplits:
+    """Splits of one sample of numbers, without sorting it again for each.
+
+    Attributes:
+        codes: Bin of each value, in the values' order.
+        gaps: Differences between neighbouring values, in standard deviations.
+        bins: Number of bins.
+    """
+
+    codes: Codes
+    gaps: Numbers
+    bins: int
+
+    @classmethod
+    def of(cls, values: Numbers, edges: Numbers, spread: float) -> "NumberSplits":
+        """Prepares the splits of `values`; `spread` is their standard deviation."""
+        ordered = np.sort(values)
+        gaps = np.diff(ordered) / spread if spread > 0 else np.zeros(len(values) - 1)
+        return cls(bin_numbers(ordered, edges), gaps, len(edges) + 1)
+
+    def effects(self, taken: npt.NDArray[np.bool_]) -> dict[str, float]:
+        """Returns the effects between the values that are taken and those that are left."""
+        size = int(taken.sum())
+        old, new = self.codes[~taken], self.codes[taken]
+        rises = np.where(taken, 1 / size, -1 / (len(taken) - size))
+        # Below the least value left and above the greatest one.
+        outer = int(taken.argmin()) + int(taken[::-1].argmin())
+        return {
+            "psi": population_stability_index(old, new, self.bins),
+            "jensen_shannon": jensen_shannon(old, new, self.bins),
+            "wasserstein": float(np.abs(np.cumsum(rises)[:-1]) @ self.gaps),
+            "out_of_range": outer / size,
+        }
 
 
 def _smoothed(codes: Codes, bins: int) -> Numbers:

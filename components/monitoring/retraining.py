@@ -38,6 +38,8 @@ class Policy:
         minimum_new_rows: New labelled rows that a retraining needs.
         cooldown_days: Days after a training in which there is no other.
         consecutive_windows: How many windows in a row must call for retraining.
+        budget: Most retrainings in `budget_days`; 0 is no limit.
+        budget_days: Days of data time that the budget is for.
         on_drift: Whether drift calls for retraining.
         on_performance: Whether worse performance does.
         force: A person's reason to retrain whatever the rules say; empty is none.
@@ -46,15 +48,24 @@ class Policy:
     minimum_new_rows: int = 1000
     cooldown_days: float = 7.0
     consecutive_windows: int = 1
+    budget: int = 0
+    budget_days: float = 365.0
     on_drift: bool = True
     on_performance: bool = True
     force: str = ""
 
     def __post_init__(self) -> None:
-        if self.minimum_new_rows < 0 or self.cooldown_days < 0 or self.consecutive_windows < 1:
-            raise InputError(
-                "minimum_new_rows and cooldown_days are at least 0, consecutive_windows at least 1."
-            )
+        if min(self.minimum_new_rows, self.cooldown_days, self.budget) < 0:
+            raise InputError("minimum_new_rows, cooldown_days and budget are at least 0.")
+        if self.consecutive_windows < 1 or self.budget_days <= 0:
+            raise InputError("consecutive_windows is at least 1, budget_days is more than 0.")
+
+    @property
+    def needs_history(self) -> str:
+        """The rule that looks at windows before this one, or empty."""
+        if self.consecutive_windows > 1:
+            return f"consecutive_windows is {self.consecutive_windows}"
+        return f"budget is {self.budget}" if self.budget else ""
 
 
 @dataclass(frozen=True)
@@ -104,13 +115,13 @@ def decide_retraining(
         `retrain` or `keep`, and the decision artifact's metadata.
 
     Raises:
-        InputError: If an input cannot be used, or `consecutive_windows` is above 1 without history.
+        InputError: If an input cannot be used, or a rule needs the history and there is none.
     """
     rules = Policy(**policy)
-    if rules.consecutive_windows > 1 and not history_uri:
+    if rules.needs_history and not history_uri:
         raise InputError(
-            f"consecutive_windows is {rules.consecutive_windows}, which needs history_uri to "
-            "remember the windows before this one."
+            f"{rules.needs_history}, which needs history_uri to remember the windows before this "
+            "one."
         )
     evidence = Evidence(
         read_decision(data_quality),
@@ -150,6 +161,8 @@ def decide(evidence: Evidence, policy: Policy, past: list[Entry]) -> tuple[Decis
         _cooldown(evidence, policy.cooldown_days, past),
         _consecutive(evidence, policy.consecutive_windows, past),
     ]
+    if policy.budget:
+        holds.append(_budget(evidence, policy, past))
     reasons = [quality, *signals]
     if triggered:
         reasons += holds
@@ -235,3 +248,12 @@ def _consecutive(evidence: Evidence, needed: int, past: list[Entry]) -> Reason:
         count += 1
     why = f"{count} windows in a row call for retraining, {needed} are needed"
     return Reason("consecutive_windows", "windows", count, needed, count >= needed, why)
+
+
+def _budget(evidence: Evidence, policy: Policy, past: list[Entry]) -> Reason:
+    """How many retrainings there were in the days before this window."""
+    # A window without a time is held back by the cooldown already.
+    since = evidence.now - timedelta(days=policy.budget_days) if evidence.now else None
+    spent = sum(entry.action == RETRAIN and (not since or entry.moment > since) for entry in past)
+    why = f"{spent} of {policy.budget} retrainings in {policy.budget_days:g} days are spent"
+    return Reason("budget", "retrainings", spent, policy.budget, spent < policy.budget, why)

@@ -35,6 +35,21 @@ def test_the_moment_itself_evaluates(tmp_path: Path) -> None:
     assert evaluation["row"].to_pylist() == [2, 3]
 
 
+def test_rows_outside_the_window_are_in_neither_part(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1, 2, 3, 4, 5])
+    train, evaluation = parts(
+        tmp_path, timestamp="at", at="2024-01-03", since="2024-01-02", until="2024-01-05"
+    )
+    assert train["row"].to_pylist() == [1]
+    assert evaluation["row"].to_pylist() == [2, 3]
+
+
+def test_a_window_needs_the_timestamp_column(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1])
+    with pytest.raises(InputError, match="since and until need the timestamp column"):
+        parts(tmp_path, method="hash", key="key", since="2024-01-02")
+
+
 def test_rows_of_one_instant_stay_together(tmp_path: Path) -> None:
     write(tmp_path, [0, 1, 2, 2, 2, 2])
     train, evaluation = parts(tmp_path, timestamp="at", fraction=0.2)

@@ -127,6 +127,20 @@ def test_consecutive_windows_are_counted_in_the_history(tmp_path: Path) -> None:
     assert actions == ["keep"] * 5 + ["retrain"]
 
 
+def test_a_spent_budget_holds_a_retraining_back_until_its_days_are_over(tmp_path: Path) -> None:
+    settings = {
+        "history_uri": str(tmp_path / "h.jsonl"),
+        "cooldown_days": 1.0,
+        "budget": 2,
+        "budget_days": 30.0,
+    }
+    actions = [
+        run(tmp_path, drift="fail", now=f"2024-{day}", run=day, **settings)[0]
+        for day in ("02-01", "02-10", "02-20", "03-01", "03-05")
+    ]
+    assert actions == ["retrain", "retrain", "keep", "keep", "retrain"]
+
+
 def test_a_retried_run_decides_the_same_and_counts_once(tmp_path: Path) -> None:
     history = tmp_path / "h.jsonl"
     for _ in range(3):
@@ -174,6 +188,8 @@ def test_runs_at_the_same_time_train_once(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"consecutive_windows": 2}, "needs history_uri"),
+        ({"budget": 3}, "budget is 3, which needs history_uri"),
+        ({"budget_days": 0}, "budget_days is more than 0"),
         ({"last_trained": ""}, "Neither last_trained nor model_uri"),
         ({"now": "soon"}, "now is 'soon'"),
         ({"cooldown_days": -1.0}, "at least 0"),
@@ -231,8 +247,12 @@ def test_no_sequence_of_windows_causes_two_retrainings_in_one_cooldown(
     consecutive: int,
     promoted: list[bool],
 ) -> None:
-    policy = Policy(cooldown_days=cooldown, consecutive_windows=consecutive)
-    trainings = [TRAINED, *simulate(windows, policy, promoted)]
+    policy = Policy(cooldown_days=cooldown, consecutive_windows=consecutive, budget=2)
+    spent = simulate(windows, policy, promoted)
+    for training in spent:
+        year = timedelta(days=policy.budget_days)
+        assert sum(training - year < other <= training for other in spent) <= 2
+    trainings = [TRAINED, *spent]
     for earlier, later in pairwise(trainings):
         assert later - earlier >= timedelta(days=cooldown)
         assert later > earlier
