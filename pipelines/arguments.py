@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kfloop.pipelines.loop import Loop, Source
+from kfloop.pipelines.loop import Loop, Source, Tuning
 
 Arguments = dict[str, Any]
 
@@ -64,24 +64,54 @@ def _learning(loop: Loop, base: Path, state: Path) -> Arguments:
         "checkpoint": _uri(training.checkpoint, base),
         "require_gpu": training.require_gpu,
         "mixed_precision": training.mixed_precision,
+        **_tuning(training.tuning, base),
+        "onnx": training.onnx,
         "slices": loop.evaluation.slices,
         "minimum_slice_size": loop.evaluation.minimum_slice_size,
         "groups": loop.evaluation.groups,
+        "threshold": loop.evaluation.threshold,
+        "threshold_by": loop.evaluation.threshold_by,
+        "false_positive_cost": loop.evaluation.costs.get("false_positive", 1.0),
+        "false_negative_cost": loop.evaluation.costs.get("false_negative", 1.0),
+        "resamples": loop.evaluation.resamples,
+        "evaluation_seed": loop.evaluation.seed,
+        "importance_rows": loop.evaluation.importance_rows,
         "thresholds": loop.gate.thresholds,
         "slice_thresholds": loop.gate.slices,
+        "confident": loop.gate.confident,
+        "gate_metric": loop.gate.metric,
+        "tolerance": loop.gate.tolerance,
         "minimum_improvement": loop.gate.minimum_improvement,
         "maximum_slice_regression": loop.gate.maximum_slice_regression,
         "fairness": loop.gate.fairness,
         "latency_ms": loop.gate.latency_ms,
         "no_baseline": loop.gate.no_baseline,
+        "force_gate": loop.gate.force,
         "model_repository": _uri(loop.serving.model_repository, base) or str(state / "models"),
         "inference_log": _uri(loop.serving.inference_log, base)
         or str(state / "inference-log" / loop.service),
         "registry": loop.registry,
-        "canary_percent": canary.percent,
+        "canary_steps": canary.shares,
+        "canary_bake_seconds": canary.bake_seconds,
         "canary_minimum_requests": canary.minimum_requests,
         "canary_wait_seconds": canary.wait_seconds,
         "canary_replay": canary.replay,
+        "predictor": loop.serving.predictor,
+    }
+
+
+def _tuning(tuning: Tuning | None, base: Path) -> Arguments:
+    if not tuning:
+        return {}
+    return {
+        "tuning_space": tuning.given_space,
+        "tuning_trials": tuning.trials,
+        "tuning_parallel_trials": tuning.parallel_trials,
+        "tuning_timeout_minutes": tuning.timeout_minutes,
+        "tuning_metric": tuning.metric,
+        "tuning_direction": tuning.direction,
+        "tuning_pruning": tuning.pruning,
+        "tuning_study": _uri(tuning.study, base),
     }
 
 
@@ -109,6 +139,20 @@ def _monitoring(loop: Loop, base: Path, state: Path) -> Arguments:
         "evaluation_days": retraining.evaluation_days,
         "cooldown_days": retraining.cooldown_days,
         "minimum_new_rows": retraining.minimum_new_rows,
+        "consecutive_windows": retraining.consecutive_windows,
+        "retraining_budget": retraining.budget,
+        "retraining_budget_days": retraining.budget_days,
+        "retrain_on_drift": retraining.on_drift,
+        "retrain_on_performance": retraining.on_performance,
+        "history": _uri(retraining.history, base)
+        or str(state / "monitoring" / f"{loop.service}.jsonl"),
+        "drift_history": _uri(loop.monitoring.drift_history, base)
+        or str(state / "monitoring" / f"{loop.service}-drift.jsonl"),
+        "outlier_scores": loop.monitoring.outlier_scores,
+        "metrics": _uri(loop.monitoring.metrics, base),
+        "webhook": loop.monitoring.notify.webhook,
+        "ui_url": loop.monitoring.notify.ui_url,
+        "notify_always": loop.monitoring.notify.always,
     }
 
 
@@ -131,8 +175,23 @@ def _replay(loop: Loop, base: Path, state: Path) -> Arguments:
     }
 
 
+def _backtest(loop: Loop, base: Path, state: Path) -> Arguments:
+    learning = _learning(loop, base, state)
+    known = (
+        *("name", "task", "label", "entities", "schema", "features", "module", "epochs"),
+        *("batch_size", "learning_rate", "validation_fraction", "seed", "hyperparameters"),
+    )
+    data = {k: v for k, v in _data(loop, base).items() if k not in ("service", "namespace")}
+    return data | {name: learning[name] for name in known}
+
+
 def _rollback(loop: Loop, base: Path, state: Path) -> Arguments:
-    return {"service": loop.service, "namespace": loop.serving.namespace}
+    return {
+        "service": loop.service,
+        "namespace": loop.serving.namespace,
+        "name": loop.name,
+        "registry": loop.registry,
+    }
 
 
 _MAKERS: dict[str, Callable[[Loop, Path, Path], Arguments]] = {
@@ -140,6 +199,7 @@ _MAKERS: dict[str, Callable[[Loop, Path, Path], Arguments]] = {
     "monitoring": _monitoring,
     "batch-scoring": _batch_scoring,
     "replay": _replay,
+    "backtest": _backtest,
     "rollback": _rollback,
 }
 

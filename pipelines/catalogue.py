@@ -12,6 +12,7 @@ PIPELINES = {
     "batch-scoring": "Score a window with the live model.",
     "rollback": "Go back to the last good version.",
     "replay": "Send later rows as requests, standing in for live traffic.",
+    "backtest": "Train and evaluate on windows of the past.",
 }
 COMPILED = Path(__file__).parent / "compiled"
 

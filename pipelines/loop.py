@@ -3,6 +3,7 @@
 `load_loop` checks the file before anything runs and names every mistake by key and line.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,10 @@ from pydantic import (
 
 from kfloop.components.contracts.environment import REFERENCE, holds_password
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.deployment.resources import predictor_options
+from kfloop.components.deployment.settings import percents_of
+from kfloop.components.training.search_space import parse_dimension
+from kfloop.pipelines.loop_checks import check_judgement
 from kfloop.pipelines.yaml_file import Lines, read_yaml_file
 
 
@@ -148,6 +153,57 @@ class Validation(_Section):
     drift: Literal["report", "fail", "off"] = "report"
 
 
+class Dimension(_Section):
+    """What one hyperparameter may be: `choices`, or a range.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        log: Whether each power of ten is as likely as the next.
+        step: Distance between values; any value without it.
+        type: `int` or `float`, for a name that only your own module knows.
+        choices: The values.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    type: Literal["int", "float"] | None = None
+    choices: list[Any] | None = None
+
+
+class Tuning(_Section):
+    """How the hyperparameters are searched.
+
+    Attributes:
+        space: Per hyperparameter, or `learning_rate`, `batch_size`, `epochs`, what is tried.
+        trials: Trials of the study in all.
+        parallel_trials: Trials at the same time.
+        timeout_minutes: No trial starts after so many minutes; 0 for no limit.
+        metric: What is compared; empty for the task's own.
+        direction: Which way is better; empty for the metric's own.
+        pruning: How trials that are worse than others were are ended early.
+        study: Directory on a volume that outlives the pod, for a killed tuning to go on.
+    """
+
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=1)] = 20
+    parallel_trials: Annotated[int, Field(ge=1)] = 1
+    timeout_minutes: Annotated[float, Field(ge=0)] = 0
+    metric: Literal[
+        "", "validation_loss", "validation_auc", "validation_accuracy", "validation_rmse"
+    ] = ""
+    direction: Literal["", "maximize", "minimize"] = ""
+    pruning: Literal["median", "hyperband", "none"] = "median"
+    study: str = ""
+
+    @property
+    def given_space(self) -> dict[str, Any]:
+        """The space as the file gives it."""
+        return {name: each.model_dump(exclude_unset=True) for name, each in self.space.items()}
+
+
 class Training(_Section):
     """How the model is trained.
 
@@ -164,6 +220,8 @@ class Training(_Section):
         checkpoint: Directory on a volume that outlives the pod, for a killed training to go on.
         require_gpu: Fail when there is no GPU.
         mixed_precision: `bfloat16`, or empty for float32.
+        tuning: How the hyperparameters are searched; not at all unless given.
+        onnx: Whether the model is exported as ONNX too.
     """
 
     features: list[str] = []
@@ -178,6 +236,8 @@ class Training(_Section):
     checkpoint: str = ""
     require_gpu: bool = False
     mixed_precision: Literal["", "bfloat16"] = ""
+    tuning: Tuning | None = None
+    onnx: bool = False
 
 
 class Evaluation(_Section):
@@ -187,11 +247,23 @@ class Evaluation(_Section):
         slices: Columns whose values are judged apart.
         minimum_slice_size: Slices with fewer rows get no metrics.
         groups: Binary: columns whose values must be treated alike.
+        threshold: Binary: probability from which a row is called positive.
+        threshold_by: Binary: what chooses the threshold instead; empty keeps `threshold`.
+        costs: What a `false_positive` and a `false_negative` cost, for `threshold_by: cost`.
+        resamples: Bootstrap resamples behind every interval.
+        seed: Of the resamples and of the permutation importance.
+        importance_rows: Most rows for the permutation importance; 0 for none.
     """
 
     slices: list[str] = []
     minimum_slice_size: Annotated[int, Field(ge=1)] = 100
     groups: list[str] = []
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    threshold_by: Literal["", "f1", "accuracy", "youden", "cost"] = ""
+    costs: dict[Literal["false_positive", "false_negative"], Annotated[float, Field(gt=0)]] = {}
+    resamples: Annotated[int, Field(ge=1)] = 200
+    seed: int = 7
+    importance_rows: Annotated[int, Field(ge=0)] = 2000
 
 
 class Gate(_Section):
@@ -201,6 +273,10 @@ class Gate(_Section):
         thresholds: Metric to `{minimum: x}` or `{maximum: x}`; a bare number is the one that fits
             the metric. Without any, the model must beat a trivial one.
         slices: The same for every slice that is large enough.
+        confident: Whether the near bound of the 95 % interval must clear a threshold or a minimum
+            improvement, and not only the value.
+        metric: The metric in which the champion is compared; the task's main one unless given.
+        tolerance: How much worse than the champion in it is always allowed, in its own unit.
         minimum_improvement: Metric to how much better than the champion the model must be. Without
             any, it must not be surely worse.
         maximum_slice_regression: Metric to how much worse than the champion it may be in a slice.
@@ -208,10 +284,14 @@ class Gate(_Section):
         latency_ms: Most milliseconds for a `row` and for a `batch` of 256, on the machine of the
             evaluation.
         no_baseline: Whether a model passes when there is no champion to compare it with.
+        force: Why a model that does not pass is let through; it is recorded.
     """
 
     thresholds: Limits = {}
     slices: Limits = {}
+    confident: bool = False
+    metric: str = ""
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
     minimum_improvement: dict[str, float] = {}
     maximum_slice_regression: dict[str, Annotated[float, Field(ge=0)]] = {}
     fairness: dict[
@@ -220,22 +300,48 @@ class Gate(_Section):
     ] = {}
     latency_ms: dict[Literal["row", "batch"], Annotated[float, Field(gt=0)]] = {}
     no_baseline: Literal["pass", "fail"] = "pass"
+    force: str = ""
+
+
+def _as_value_error(check: Callable[[Any], object], value: Any) -> None:
+    """Lets a check of the components speak about the loop file."""
+    try:
+        check(value)
+    except InputError as error:
+        raise ValueError(str(error).rstrip(".")) from error
 
 
 class Canary(_Section):
     """How a candidate is tried beside the live model.
 
     Attributes:
-        percent: Share of the traffic.
-        minimum_requests: Fewest answers of the candidate before it is judged.
+        percent: Its share of the requests, where there is one step.
+        steps: Its shares, one after the other, rising; 100 is the promotion, which comes last
+            anyway. `[]` promotes what passed the smoke test.
+        bake_seconds: How long each step lasts at least, before it is judged.
+        minimum_requests: Fewest answers of the candidate at each step before it is judged.
         wait_seconds: Longest wait for them.
         replay: Whether recent requests are sent again when live traffic is too little.
     """
 
     percent: Annotated[int, Field(ge=1, le=99)] = 20
+    steps: list[Annotated[int, Field(ge=1, le=100)]] | None = None
+    bake_seconds: Annotated[float, Field(ge=0)] = 0
     minimum_requests: Annotated[int, Field(ge=1)] = 200
     wait_seconds: Annotated[float, Field(ge=0)] = 20
     replay: bool = True
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Canary":
+        if self.steps is not None and "percent" in self.model_fields_set:
+            raise ValueError("give steps or percent, not both")
+        _as_value_error(percents_of, self.shares)
+        return self
+
+    @property
+    def shares(self) -> list[int]:
+        """The shares of the requests, in order."""
+        return [self.percent] if self.steps is None else self.steps
 
 
 class Serving(_Section):
@@ -247,6 +353,16 @@ class Serving(_Section):
         model_repository: Where versions are published; on a laptop `.kfloop/models` unless given.
         inference_log: Where requests are logged; on a laptop `.kfloop/inference-log` unless given.
         canary: How a candidate is tried.
+        resources: `requests` and `limits` (`cpu`, `memory`) and `gpu`, the number of GPUs. These
+            and those below have no effect on a laptop.
+        autoscaling: `class`, `min_replicas`, `max_replicas`, `metric`, `target`.
+        node_selector: Labels that a node must have.
+        tolerations: Taints that are tolerated, as in a Pod.
+        service_account: Kubernetes service account of the model's pods.
+        storage_secret: Name of the Secret with the credentials of the model repository.
+        timeout_seconds: Longest time for one request.
+        runtime: `kfloop`, `tensorflow` (TensorFlow Serving) or a ServingRuntime's name.
+        runtime_version: Tag of the runtime's image.
     """
 
     service: str = ""
@@ -254,6 +370,26 @@ class Serving(_Section):
     model_repository: str = ""
     inference_log: str = ""
     canary: Canary = Canary()
+    resources: dict[str, Any] = {}
+    autoscaling: dict[str, Any] = {}
+    node_selector: dict[str, str] = {}
+    tolerations: list[dict[str, Any]] = []
+    service_account: str = ""
+    storage_secret: str = ""
+    timeout_seconds: int = 0
+    runtime: str = ""
+    runtime_version: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Serving":
+        _as_value_error(predictor_options, self.predictor)
+        return self
+
+    @property
+    def predictor(self) -> dict[str, Any]:
+        """What the predictor gets from the cluster, as the components take it."""
+        other = {"service", "namespace", "model_repository", "inference_log", "canary"}
+        return self.model_dump(exclude=other, exclude_defaults=True)
 
 
 class Retraining(_Section):
@@ -264,12 +400,41 @@ class Retraining(_Section):
         evaluation_days: Length of the newest labelled window, kept for evaluation.
         cooldown_days: Shortest time between two trainings, in days of event time.
         minimum_new_rows: Fewest newly labelled rows.
+        consecutive_windows: How many windows in a row must call for it, so that one odd window
+            does not.
+        budget: Most retrainings in `budget_days`; 0 is no limit.
+        budget_days: Days of event time that the budget is for.
+        on_drift: Whether drift calls for retraining.
+        on_performance: Whether worse performance does.
+        history: File that remembers the decisions, on a volume that outlives the pods; on a laptop
+            `.kfloop/monitoring` unless given.
     """
 
     train_days: Annotated[int, Field(ge=1)] = 180
     evaluation_days: Annotated[int, Field(ge=1)] = 14
     cooldown_days: Annotated[float, Field(ge=0)] = 14
     minimum_new_rows: Annotated[int, Field(ge=1)] = 200
+    consecutive_windows: Annotated[int, Field(ge=1)] = 1
+    budget: Annotated[int, Field(ge=0)] = 0
+    budget_days: Annotated[float, Field(gt=0)] = 365
+    on_drift: bool = True
+    on_performance: bool = True
+    history: str = ""
+
+
+class Notify(_Section):
+    """Who is told how a monitoring run ended.
+
+    Attributes:
+        webhook: Address that gets `{"text": …}`, for example of a Slack incoming webhook. Write
+            `${NAME}` for an environment variable of the step: such an address is a secret.
+        ui_url: Address of the KFP UI, for the link in the message.
+        always: Also tell of runs that kept the model.
+    """
+
+    webhook: str = ""
+    ui_url: str = ""
+    always: bool = False
 
 
 class Monitoring(_Section):
@@ -282,6 +447,12 @@ class Monitoring(_Section):
         label_maturity_days: How many days a label may take; until then a prediction without one
             is not counted as unlabelled.
         retraining: When and on what the loop retrains.
+        drift_history: File that remembers how far each window was from the reference, for the
+            trend on the page; on a laptop in `.kfloop/monitoring` unless given.
+        outlier_scores: Whether each request gets a score of how unlike the training data it is.
+        metrics: Where the outcomes go for Prometheus: the URL of a Pushgateway, or a `.prom` file
+            for a node exporter's textfile collector; empty is nowhere.
+        notify: Who is told.
     """
 
     window_days: Annotated[int, Field(ge=1)] = 31
@@ -289,6 +460,10 @@ class Monitoring(_Section):
     performance: Limits = {}
     label_maturity_days: Annotated[float, Field(ge=0)] = 0
     retraining: Retraining = Retraining()
+    drift_history: str = ""
+    outlier_scores: bool = False
+    metrics: str = ""
+    notify: Notify = Notify()
 
 
 class Replay(_Section):
@@ -378,7 +553,21 @@ def load_loop(path: str | Path) -> tuple[Loop, Path]:
     loop, lines = read_yaml_file(file, Loop, "a loop file", "name and sources")
     base = file.resolve().parent
     _require_files(loop, base, file, lines)
+    _check_space(loop, file, lines)
+    check_judgement(loop, file, lines)
     return loop, base
+
+
+def _check_space(loop: Loop, file: Path, lines: Lines) -> None:
+    """Checks the search space with the rules of the component that reads it."""
+    space = loop.training.tuning.given_space if loop.training.tuning else {}
+    for name, given in space.items():
+        try:
+            parse_dimension(name, given, open_ended=bool(loop.training.module))
+        except InputError as error:
+            line = lines[("training", "tuning", "space", name)]
+            place = f"{file} line {line}: training.tuning.space.{name}"
+            raise InputError(f"{place}: {error}") from error
 
 
 def _require_files(loop: Loop, base: Path, file: Path, lines: Lines) -> None:

@@ -5,28 +5,27 @@ from typing import Dict, List, NamedTuple
 from kfp import dsl
 
 from kfloop.components import (
-    analyse_canary,
     apply_feature_repo,
     build_feature_tables,
     compare_models,
     compute_statistics,
-    deploy_model,
     evaluate_model,
+    export_onnx,
     find_champion,
     gate_model,
     infer_schema,
     ingest_data,
     materialize_features,
-    promote_model,
     publish_model,
     register_model,
     require_pass,
     retrieve_training_set,
-    roll_back_model,
-    smoke_test_model,
+    roll_out_model,
     split_data,
     train_model,
     transform_data,
+    tune_model,
+    update_champion,
     validate_data,
 )
 
@@ -70,16 +69,36 @@ def train_candidate(
     checkpoint: str,
     require_gpu: bool,
     mixed_precision: str,
+    tuning_space: Dict,
+    tuning_trials: int,
+    tuning_parallel_trials: int,
+    tuning_timeout_minutes: float,
+    tuning_metric: str,
+    tuning_direction: str,
+    tuning_pruning: str,
+    tuning_study: str,
+    onnx: bool,
     slices: List[str],
     minimum_slice_size: int,
     groups: List[str],
+    threshold: float,
+    threshold_by: str,
+    false_positive_cost: float,
+    false_negative_cost: float,
+    resamples: int,
+    evaluation_seed: int,
+    importance_rows: int,
     thresholds: Dict,
     slice_thresholds: Dict,
+    confident: bool,
+    gate_metric: str,
+    tolerance: float,
     minimum_improvement: Dict,
     maximum_slice_regression: Dict,
     fairness: Dict,
     latency_ms: Dict,
     no_baseline: str,
+    force_gate: str,
     service: str,
     namespace: str,
     registry: str,
@@ -139,6 +158,35 @@ def train_candidate(
         fraction=split_fraction,
         key=split_key,
     )
+    # Without a search space it passes the given hyperparameters on.
+    tuned = tune_model(
+        train=split.outputs["train"],
+        schema=inferred.outputs["schema"],
+        name=name,
+        task=task,
+        label=label,
+        space=tuning_space,
+        trials=tuning_trials,
+        parallel_trials=tuning_parallel_trials,
+        timeout_minutes=tuning_timeout_minutes,
+        metric=tuning_metric,
+        direction=tuning_direction,
+        pruning=tuning_pruning,
+        study_uri=tuning_study,
+        timestamp=timestamp,
+        entities=entities,
+        features=features,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        validation_fraction=validation_fraction,
+        hyperparameters=hyperparameters,
+        module_uri=module,
+        input=training_input,
+        require_gpu=require_gpu,
+        mixed_precision=mixed_precision,
+    )
     trained = train_model(
         train=split.outputs["train"],
         schema=inferred.outputs["schema"],
@@ -160,13 +208,23 @@ def train_candidate(
         checkpoint_uri=checkpoint,
         require_gpu=require_gpu,
         mixed_precision=mixed_precision,
+        best_parameters=tuned.outputs["best_parameters"],
     )
+    with dsl.If(onnx == True, name="onnx-asked-for"):  # noqa: E712
+        export_onnx(model=trained.outputs["model"])
     evaluated = evaluate_model(
         model=trained.outputs["model"],
         dataset=split.outputs["evaluation"],
         slices=slices,
         minimum_slice_size=minimum_slice_size,
         groups=groups,
+        threshold=threshold,
+        threshold_by=threshold_by,
+        false_positive_cost=false_positive_cost,
+        false_negative_cost=false_negative_cost,
+        resamples=resamples,
+        seed=evaluation_seed,
+        importance_rows=importance_rows,
     )
     champion = always(
         find_champion(name=name, service=service, registry_uri=registry, namespace=namespace)
@@ -175,19 +233,26 @@ def train_candidate(
         model=trained.outputs["model"],
         dataset=split.outputs["evaluation"],
         champion_uri=champion.outputs["Output"],
+        metric=gate_metric,
+        tolerance=tolerance,
         slices=slices,
         minimum_slice_size=minimum_slice_size,
+        threshold=threshold,
+        resamples=resamples,
+        seed=evaluation_seed,
     )
     gate = gate_model(
         evaluation=evaluated.outputs["evaluation"],
         comparison=compared.outputs["comparison"],
         thresholds=thresholds,
         slice_thresholds=slice_thresholds,
+        confident=confident,
         minimum_improvement=minimum_improvement,
         maximum_slice_regression=maximum_slice_regression,
         fairness=fairness,
         latency_ms=latency_ms,
         no_baseline=no_baseline,
+        force=force_gate,
     )
     # KFP wants an instance of a type made here; a class would be no shorter.
     outputs = NamedTuple(  # noqa: UP014
@@ -209,94 +274,49 @@ def train_candidate(
 def roll_out(
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
+    name: str,
     service: str,
     namespace: str,
     model_repository: str,
     inference_log: str,
     registry: str,
-    canary_percent: int,
+    canary_steps: List[int],
+    canary_bake_seconds: float,
     canary_minimum_requests: int,
     canary_wait_seconds: float,
     canary_replay: bool,
+    predictor: Dict,
+    gate_decision: str,
 ):
     """Publish a model, deploy it, and keep it only if it serves well beside the live one."""
     published = always(
         publish_model(model=model, evaluation=evaluation, model_repository=model_repository)
     )
-    deployed = always(
-        deploy_model(
+    # Whatever becomes of it: so the registry's versions are the published ones.
+    registered = always(
+        register_model(
+            model_uri=published.outputs["Output"],
+            evaluation=evaluation,
+            registry_uri=registry,
+            run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        )
+    )
+    rolled_out = always(
+        roll_out_model(
             model_uri=published.outputs["Output"],
             service=service,
             namespace=namespace,
             inference_log=inference_log,
-            traffic_percent=canary_percent,
+            steps=canary_steps,
+            bake_seconds=canary_bake_seconds,
+            minimum_requests=canary_minimum_requests,
+            wait_seconds=canary_wait_seconds,
+            replay=canary_replay,
+            predictor=predictor,
+            run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            gate_decision=gate_decision,
         )
-    )
-    smoke = always(
-        smoke_test_model(
-            service=service, namespace=namespace, model_uri=published.outputs["Output"]
-        )
-    ).after(deployed)
-    with dsl.If(smoke.outputs["Output"] != "pass", name="smoke-test-failed"):
-        always(
-            roll_back_model(
-                service=service,
-                namespace=namespace,
-                model_uri=published.outputs["Output"],
-                reason="The smoke test did not pass.",
-            )
-        )
-    with dsl.Elif(deployed.outputs["Output"] == "canary", name="beside-the-live-model"):
-        analysis = always(
-            analyse_canary(
-                service=service,
-                namespace=namespace,
-                minimum_requests=canary_minimum_requests,
-                wait_seconds=canary_wait_seconds,
-                replay=canary_replay,
-            )
-        )
-        with dsl.If(analysis.outputs["Output"] == "pass", name="canary-passed"):
-            promoted = always(
-                promote_model(
-                    service=service,
-                    namespace=namespace,
-                    model_uri=published.outputs["Output"],
-                )
-            )
-            always(
-                register_model(
-                    model_uri=published.outputs["Output"],
-                    evaluation=evaluation,
-                    registry_uri=registry,
-                    run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-                    alias="champion",
-                )
-            ).after(promoted)
-        with dsl.Else(name="canary-did-not-pass"):
-            always(
-                roll_back_model(
-                    service=service,
-                    namespace=namespace,
-                    model_uri=published.outputs["Output"],
-                    reason="The canary did not pass.",
-                )
-            )
-            always(
-                register_model(
-                    model_uri=published.outputs["Output"],
-                    evaluation=evaluation,
-                    registry_uri=registry,
-                    run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-                )
-            )
-    with dsl.Else(name="first-version"):
-        always(
-            register_model(
-                model_uri=published.outputs["Output"],
-                evaluation=evaluation,
-                registry_uri=registry,
-                run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-                alias="champion",
-            )
-        )
+    ).after(registered)
+    always(
+        update_champion(service=service, registry_uri=registry, namespace=namespace, name=name)
+    ).after(rolled_out)

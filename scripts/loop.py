@@ -35,7 +35,8 @@ def loop(config: Path, state: Path) -> None:
     require_live_model(described, state, runs[0])
     runs.append(run_for_loop("replay", described, base, state, console))
     until = {"until": described.replay.until} if described.replay.until else {}
-    runs.append(run_for_loop("monitoring", described, base, state, console, **until))
+    # The story begins anew with this training: what was decided before it holds nothing back.
+    runs.append(run_for_loop("monitoring", described, base, state, console, history="", **until))
     console.rule("[bold]The loop is closed", align="left")
     # No frame and no wrapping: the lines are there to be copied.
     console.print(summary(described, state, runs), soft_wrap=True, highlight=False)

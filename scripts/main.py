@@ -11,6 +11,7 @@ from kfloop.components.contracts.errors import InputError
 COMMANDS = {
     "run": ("kfloop.scripts.run", "run"),
     "loop": ("kfloop.scripts.loop", "loop"),
+    "simulate": ("kfloop.scripts.simulate", "simulate"),
     "compile": ("kfloop.scripts.compile", "compile_command"),
     "schedule": ("kfloop.scripts.schedule", "schedule"),
     "services": ("kfloop.scripts.services", "services"),

@@ -1,5 +1,6 @@
 """`kfloop run`."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from kfloop.pipelines.local.report import write_report
 from kfloop.pipelines.local.runner import ImageEnvironment, PipelineFailed, run_pipeline
 from kfloop.pipelines.loop import Loop, load_loop
 from kfloop.pipelines.yaml_file import DatesAsText
+from kfloop.scripts.git import git_commit
 from kfloop.scripts.options import config_option, state_option
 from kfloop.scripts.progress import Progress
 
@@ -37,28 +39,68 @@ from kfloop.scripts.progress import Progress
     help="A pipeline parameter, over the loop file; may be given again. The value is YAML.",
 )
 @click.option("--no-cache", is_flag=True, help="Run every step, also those whose inputs are known.")
+@click.option(
+    "--service",
+    default="",
+    help="rollback: the service to roll back; the loop file is not read then.",
+)
+@click.option("--namespace", default="", help="rollback: its Kubernetes namespace.")
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help="Deploy to the cluster of the kubeconfig, not to this machine's services.",
+)
 @state_option
 def run(
-    pipeline: str, config: Path, settings: tuple[str, ...], no_cache: bool, state: Path
+    pipeline: str,
+    config: Path,
+    settings: tuple[str, ...],
+    no_cache: bool,
+    service: str,
+    namespace: str,
+    cluster: bool,
+    state: Path,
 ) -> None:
     """Run one pipeline on this machine: a name from below, or a compiled YAML file.
 
     \b
     kfloop run training
     kfloop run monitoring -c my/loop.yaml -s force_retraining="new data source"
-    kfloop run rollback -s reason="complaints from support"
+    kfloop run rollback --service flights -s reason="complaints from support"
     """
     console = Console()
     if pipeline.endswith((".yaml", ".yml")):
         arguments: dict[str, Any] = {}
         path = Path(pipeline)
+    elif service or namespace:
+        path = compiled_path(pipeline)
+        arguments = rollback_arguments(pipeline, service, namespace, cluster)
     else:
         path = compiled_path(pipeline)
         loop, base = load_loop(config)
         arguments = pipeline_arguments(pipeline, loop, base, state.absolute())
     arguments |= parse_settings(settings)
-    record = execute(path, arguments, state, console, caching=not no_cache)
+    record = execute(path, arguments, state, console, caching=not no_cache, cluster=cluster)
     tell(record, console)
+
+
+def rollback_arguments(
+    pipeline: str, service: str, namespace: str, cluster: bool
+) -> dict[str, Any]:
+    """Returns the parameters of a roll back that no loop file is needed for.
+
+    Raises:
+        InputError: If it is another pipeline, or no service is named.
+    """
+    if pipeline != "rollback" or not service:
+        raise InputError(
+            "--service and --namespace belong to `kfloop run rollback --service NAME`; another "
+            "pipeline gets its parameters with --set."
+        )
+    # The laptop has a registry of its own; a cluster's is known by its address only.
+    unknown = cluster and not os.environ.get("MLFLOW_TRACKING_URI")
+    registry = {"registry": "none"} if unknown else {}
+    return {"service": service, "namespace": namespace, **registry}
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -80,7 +122,12 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def execute(
-    path: Path, arguments: Mapping[str, Any], state: Path, console: Console, caching: bool = True
+    path: Path,
+    arguments: Mapping[str, Any],
+    state: Path,
+    console: Console,
+    caching: bool = True,
+    cluster: bool = False,
 ) -> RunRecord:
     """Runs a compiled pipeline in the families' environments and writes its report.
 
@@ -96,7 +143,7 @@ def execute(
         families.add("serving")
     made = environments.ensure(sorted(families), console=console)
     stand_ins = {
-        image: _stand_in(environments.family_of_image(image), made, state.absolute())
+        image: _stand_in(environments.family_of_image(image), made, state.absolute(), cluster)
         for image in pipeline.images()
     }
     console.rule(f"[bold]{pipeline.name}", align="left")
@@ -117,11 +164,16 @@ def execute(
 
 
 def _stand_in(
-    family: str, made: Mapping[str, environments.Environment], state: Path
+    family: str, made: Mapping[str, environments.Environment], state: Path, cluster: bool = False
 ) -> ImageEnvironment:
     environment = made[family]
     variables = environments.task_environment(environment)
-    variables["KFLOOP_STATE"] = str(state)
+    # Without a state directory the deployment components take the cluster of the kubeconfig.
+    if cluster and family == "deployment":
+        variables.pop("KFLOOP_STATE", None)
+    else:
+        variables["KFLOOP_STATE"] = str(state)
+    variables.setdefault("KFLOOP_GIT_COMMIT", git_commit(Path.cwd()))
     if "serving" in made:
         variables["KFLOOP_SERVING_PYTHON"] = str(made["serving"].python)
     components = environments.code_path() / "kfloop" / "components"

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,8 +27,10 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_json, write_text
 from kfloop.serving.local_state import LOG_ANNOTATION, predictor_specs, read_manifest
 from kfloop.serving.log_writer import LogWriter
-from kfloop.serving.predictors import Predictor, package_directory
+from kfloop.serving.predictors import Predictor, model_arguments, package_directory
 from kfloop.serving.router import Routes, application
+from kfloop.serving.shadow import Shadow
+from kfloop.serving.traffic import traffic_settings
 
 POLL_SECONDS = 0.2
 STATUS_SECONDS = 1.0
@@ -45,6 +48,7 @@ class LocalService:
         self.url = url
         self.routes = Routes(self.name)
         self.log = LogWriter()
+        self.shadow = Shadow(self.name, self.log)
         self._changed = asyncio.Event()
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._manifest: dict[str, Any] = {}
@@ -92,8 +96,12 @@ class LocalService:
             self._seen = seen
             manifest = read_manifest(self.directory) or {}
             specs = predictor_specs(manifest)
+            for name, _, _ in specs:
+                model_arguments(manifest, name)
+            sticky, shadow_percent = traffic_settings(manifest)
             log = manifest["metadata"].get("annotations", {}).get(LOG_ANNOTATION, "")
             self.routes.log = str(package_directory(log)) if log else ""
+            self.routes.sticky, self.routes.shadow_percent = sticky, shadow_percent
         except (InputError, OSError, ValueError, KeyError) as error:
             if str(error) == self._error:
                 return False
@@ -117,7 +125,11 @@ class LocalService:
                 if name in wanted:
                     continue
                 for predictor in free:
-                    if predictor.storage_uri == uri and (predictor.name == name or not same_name):
+                    same_model = (predictor.storage_uri, predictor.arguments) == (
+                        uri,
+                        model_arguments(self._manifest, name),
+                    )
+                    if same_model and (predictor.name == name or not same_name):
                         free.remove(predictor)
                         wanted[name] = predictor
                         predictor.name = name
@@ -125,7 +137,12 @@ class LocalService:
         for name, uri, _ in specs:
             if name not in wanted:
                 wanted[name] = Predictor(
-                    self.name, name, uri, self.directory, changed=self._changed.set
+                    self.name,
+                    name,
+                    uri,
+                    self.directory,
+                    changed=self._changed.set,
+                    arguments=model_arguments(self._manifest, name),
                 )
         self._predictors = [wanted[name] for name, _, _ in specs]
         self._percents = [percent for _, _, percent in specs]
@@ -159,6 +176,7 @@ class LocalService:
             if canary.ready
         ]
         self.routes.set(self._main, shares)
+        self.routes.shadow = canaries[0] if canaries and canaries[0].ready else None
         if all(predictor.ready for predictor in self._predictors) and not self._error:
             self._observed = self._manifest["metadata"]["generation"]
 
@@ -240,6 +258,7 @@ class LocalService:
             },
             "predictors": predictors,
             "requests": self.routes.requests,
+            "shadow": {"percent": self.routes.shadow_percent, **asdict(self.shadow.counts)},
             "log": {
                 "directory": self.routes.log,
                 "pending": counts.pending,
@@ -308,7 +327,7 @@ async def _serve(directory: Path) -> None:
     write_text(directory / "port", f"{port}\n")
     service = LocalService(directory, f"http://127.0.0.1:{port}")
     config = uvicorn.Config(
-        application(service.routes, service.log, service.status),
+        application(service.routes, service.log, service.shadow, service.status),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,

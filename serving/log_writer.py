@@ -185,8 +185,10 @@ def rows_of(exchange: Exchange) -> list[dict[str, Any]]:
     """Returns the log rows of an exchange: one per instance, at least one."""
     package = exchange.package
     predictions: list[Any] = []
+    looked_up: list[dict[str, Any]] = []
     error = None
     if exchange.status < 400:
+        looked_up = payloads.response_features(exchange.response, exchange.response_json)
         classes = package.classes if package else []
         predictions = payloads.response_predictions(
             exchange.response, classes, exchange.response_json
@@ -197,6 +199,8 @@ def rows_of(exchange: Exchange) -> list[dict[str, Any]]:
     for number, instance in enumerate(
         payloads.request_rows(exchange.request, exchange.request_json)
     ):
+        if number < len(looked_up):
+            instance = looked_up[number] | instance
         row = {
             log.REQUEST_ID: exchange.request_id,
             log.ROW: number,

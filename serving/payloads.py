@@ -81,7 +81,7 @@ def response_predictions(
     """Returns the predictions of a V1 or V2 answer, in order: numbers, or labels for multiclass."""
     document = _document(body, json_length, "outputs")
     if isinstance(document.get("predictions"), list):
-        return [_prediction(entry) for entry in document["predictions"]]
+        return [_prediction(entry, classes) for entry in document["predictions"]]
     outputs = {output["name"]: output.get("data") for output in document.get("outputs") or []}
     for name in ("label", "probability", "value"):
         if name in outputs:
@@ -91,6 +91,18 @@ def response_predictions(
         size = len(classes)
         starts = range(0, len(scores), size)
         return [classes[_argmax(scores[start : start + size])] for start in starts]
+    return []
+
+
+def response_features(body: bytes, json_length: int | None = None) -> list[Row]:
+    """Returns the features that an answer tells, row by row: those of a request with look-ups."""
+    document = _parse(body[:json_length])
+    for told, is_text in ((document.get("metadata"), False), (document.get("parameters"), True)):
+        found = told.get("features") if isinstance(told, dict) else None
+        if is_text and isinstance(found, str):
+            found = _parse(f'{{"features": {found}}}'.encode()).get("features")
+        if isinstance(found, list):
+            return [row if isinstance(row, dict) else {} for row in found]
     return []
 
 
@@ -140,7 +152,12 @@ def _unpack(data: bytes, datatype: str) -> list[Any]:
     return values
 
 
-def _prediction(entry: Any) -> Any:
+def _prediction(entry: Any, classes: list[str]) -> Any:
+    # TensorFlow Serving answers with the bare output: a number, or one for each class.
+    if isinstance(entry, list) and classes and len(entry) == len(classes):
+        return classes[_argmax(entry)]
+    if isinstance(entry, int | float):
+        return entry
     for name in ("label", "probability", "value"):
         if isinstance(entry, dict) and name in entry:
             return entry[name]

@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -53,12 +54,29 @@ def package_directory(storage_uri: str) -> Path:
     return path
 
 
+def model_arguments(manifest: dict[str, Any], name: str) -> list[str]:
+    """Returns what a manifest adds to a predictor's command line: `args` of its `model`.
+
+    Raises:
+        InputError: If they are not a list of texts.
+    """
+    spec = manifest["spec"]
+    predictors = [spec["predictor"], *(entry["predictor"] for entry in spec.get("canary") or [])]
+    # The stable predictor may have no name of its own; see `predictor_specs`.
+    named = [one for one in predictors if (one.get("name") or "predictor") == name]
+    arguments = named[0]["model"].get("args") or [] if named else []
+    if not isinstance(arguments, list) or not all(isinstance(one, str) for one in arguments):
+        raise InputError(f"model.args of the predictor {name} must be a list of texts.")
+    return arguments
+
+
 class Predictor:
     """Starts a model server, restarts it when it crashes, drains and stops it.
 
     Attributes:
         name: Predictor name in the manifest; a promotion may change it while it runs.
         storage_uri: The model package it serves; never changes.
+        arguments: What the manifest adds to the model server's command line; never changes.
         package: What `model.json` says, or None when it cannot be read.
         state: `Loading`, `Ready`, `Crashed` (waits to be started again), `FailedToLoad` or
             `Stopping`.
@@ -69,10 +87,17 @@ class Predictor:
     """
 
     def __init__(
-        self, service: str, name: str, storage_uri: str, logs: Path, changed: Callable[[], None]
+        self,
+        service: str,
+        name: str,
+        storage_uri: str,
+        logs: Path,
+        changed: Callable[[], None],
+        arguments: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.storage_uri = storage_uri
+        self.arguments = list(arguments)
         self.package: ModelPackage | None = None
         self.state = LOADING
         self.error = ""
@@ -153,6 +178,7 @@ class Predictor:
                 *("--model_dir", str(directory)),
                 *("--http_fd", str(listener.fileno())),
                 "--exit_with_stdin",
+                *self.arguments,
                 # Its end closes when this process ends in any way: the model server ends with it.
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,

@@ -17,8 +17,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kfloop.components.contracts.inference_log import NO_VERSION
+from kfloop.serving import tracing
 from kfloop.serving.log_writer import Exchange, LogWriter
+from kfloop.serving.payloads import request_rows
 from kfloop.serving.predictors import Predictor
+from kfloop.serving.shadow import Shadow, is_copied
+from kfloop.serving.traffic import HEADER, StickyKey
 
 ANSWER_SECONDS = 60.0
 JSON_LENGTH = "inference-header-content-length"
@@ -42,11 +46,17 @@ class Routes:
         name: The service, which is also the model's name in URLs.
         log: Directory of the inference log; empty logs nothing.
         requests: Inference requests so far.
+        sticky: What decides who answers; None for each request's own id.
+        shadow: Who gets copies of live requests; None for nobody.
+        shadow_percent: Share of the requests that is copied.
     """
 
     name: str
     log: str = ""
     requests: int = 0
+    sticky: StickyKey | None = None
+    shadow: Predictor | None = None
+    shadow_percent: int = 0
     _main: Predictor | None = None
     _shares: list[tuple[int, Predictor]] = field(default_factory=list)
 
@@ -57,6 +67,7 @@ class Routes:
     def remove(self, predictor: Predictor) -> None:
         """Takes a predictor out, so that it gets no new request."""
         self._shares = [share for share in self._shares if share[1] is not predictor]
+        self.shadow = None if self.shadow is predictor else self.shadow
         self._main = None if self._main is predictor else self._main
 
     def traffic(self) -> dict[Predictor, int]:
@@ -76,12 +87,12 @@ class Routes:
         """The predictor that should stand for the service, ready or not."""
         return self._main
 
-    def choose(self, request_id: str) -> Predictor | None:
-        """Returns who answers a request; the same id goes to the same side.
+    def choose(self, key: str) -> Predictor | None:
+        """Returns who answers a request; the same key goes to the same side.
 
-        A canary keeps its ids as its share grows: the shares fill the hash's range from below.
+        A canary keeps its keys as its share grows: the shares fill the hash's range from below.
         """
-        digest = hashlib.sha256(request_id.encode()).digest()
+        digest = hashlib.sha256(key.encode("utf-8", "replace")).digest()
         bucket = int.from_bytes(digest[:8]) % 100
         for percent, predictor in self._shares:
             if bucket < percent:
@@ -89,15 +100,23 @@ class Routes:
             bucket -= percent
         return self.main
 
+    def copied_to(self, request_id: str, answered: Predictor) -> Predictor | None:
+        """Returns who gets a copy of a request that somebody answered."""
+        shadow = self.shadow
+        if shadow is None or not shadow.ready or shadow is answered:
+            return None
+        return shadow if is_copied(request_id, self.shadow_percent) else None
+
 
 class Router:
     """Answers the requests of one service."""
 
     def __init__(
-        self, routes: Routes, log: LogWriter, status: Callable[[], dict[str, Any]]
+        self, routes: Routes, log: LogWriter, shadow: Shadow, status: Callable[[], dict[str, Any]]
     ) -> None:
         self._routes = routes
         self._log = log
+        self._shadow = shadow
         self._status = status
         # No limit on connections: a burst waits in the predictors, not here.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
@@ -109,10 +128,10 @@ class Router:
         if name != self._routes.name:
             return self._unknown(name)
         received_at, started = datetime.now(UTC), time.perf_counter()
-        request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
+        request_id = tracing.request_id(request.headers)
         body = await request.body()
         self._routes.requests += 1
-        predictor = self._routes.choose(request_id)
+        predictor = self._routes.choose(self._key(request, body) or request_id)
         if predictor is None:
             response = self._not_ready()
         else:
@@ -131,31 +150,46 @@ class Router:
         labels = (name, version, predictor_name, str(response.status_code))
         REQUESTS.labels(*labels).inc()
         SECONDS.labels(*labels).observe(seconds)
-        if self._routes.log:
-            asked = predictor or self._routes.expected
-            exchange = Exchange(
-                log=self._routes.log,
-                package=asked.package if asked else None,
-                model_version=version,
-                predictor=predictor_name,
-                request_id=request_id,
-                received_at=received_at,
-                latency_ms=seconds * 1000,
-                status=response.status_code,
-                request=body,
-                response=bytes(response.body),
-                request_json=_length(request.headers.get(JSON_LENGTH)),
-                response_json=_length(response.headers.get(JSON_LENGTH)),
+        asked = predictor or self._routes.expected
+        exchange = Exchange(
+            log=self._routes.log,
+            package=asked.package if asked else None,
+            model_version=version,
+            predictor=predictor_name,
+            request_id=request_id,
+            received_at=received_at,
+            latency_ms=seconds * 1000,
+            status=response.status_code,
+            request=body,
+            response=bytes(response.body),
+            request_json=_length(request.headers.get(JSON_LENGTH)),
+            response_json=_length(response.headers.get(JSON_LENGTH)),
+        )
+        if exchange.log and not self._log.add(exchange):
+            DROPPED.labels(name).inc()
+        if predictor and (shadow := self._routes.copied_to(request_id, predictor)):
+            self._shadow.copy(
+                shadow, exchange, lambda: self._forward(shadow, request, body, request_id)
             )
-            if not self._log.add(exchange):
-                DROPPED.labels(name).inc()
         return response
+
+    def _key(self, request: Request, body: bytes) -> str:
+        """Returns the request's sticky key, or '' where it has none."""
+        sticky = self._routes.sticky
+        if sticky is None:
+            return ""
+        if sticky.kind == HEADER:
+            return request.headers.get(sticky.name, "")
+        value = request_rows(body, _length(request.headers.get(JSON_LENGTH)))[0].get(sticky.name)
+        return "" if value is None else str(value)
 
     async def _forward(
         self, predictor: Predictor, request: Request, body: bytes, request_id: str
     ) -> Response:
         headers = {key: request.headers[key] for key in FORWARDED if key in request.headers}
         headers["x-request-id"] = request_id
+        if self._routes.log:  # what the model server looks up is in no request
+            headers["x-return-features"] = "1"
         try:
             answer = await self._client.request(
                 request.method, predictor.url + request.url.path, content=body, headers=headers
@@ -246,9 +280,11 @@ async def _no_route(request: Request, error: Exception) -> Response:
     )
 
 
-def application(routes: Routes, log: LogWriter, status: Callable[[], dict[str, Any]]) -> Starlette:
+def application(
+    routes: Routes, log: LogWriter, shadow: Shadow, status: Callable[[], dict[str, Any]]
+) -> Starlette:
     """Returns the router as an ASGI application."""
-    router = Router(routes, log, status)
+    router = Router(routes, log, shadow, status)
     return Starlette(
         routes=[
             Route("/", router.status),

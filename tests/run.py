@@ -64,6 +64,8 @@ SECTIONS = (
         Section(family, (family,), family, ("serving",) if family == "deployment" else ())
         for family in environments.FAMILIES
     ),
+    # The doubles of the servers that families talk to; the client is in this environment.
+    Section("doubles", ("doubles",), "deployment"),
     Section("driver", DRIVER_FOLDERS),
     Section("e2e", ("e2e",), needs=environments.FAMILIES),
 )
@@ -115,7 +117,9 @@ def _run_sections(sections: list[Section], arguments: list[str]) -> list[Result]
     needed = [family for section in sections for family in (section.family, *section.needs)]
     made = environments.ensure(family for family in needed if family)
     overlay = environments.tests_environment(TESTS / "requirements.txt")
-    environments.make_ready([overlay])
+    jax = environments.jax_environment()
+    with_jax = any(section.family == "training" for section in sections)
+    environments.make_ready([overlay, jax] if with_jax else [overlay])
 
     def run(section: Section, stream: bool = True) -> Result:
         return _run_section(section, made, overlay, arguments, stream)
@@ -145,6 +149,8 @@ def _run_section(
     variables["KFLOOP_CACHE"] = str(environments.cache_directory())
     if "serving" in made:
         variables["KFLOOP_SERVING_PYTHON"] = str(made["serving"].python)
+    if section.family == "training":
+        variables["KFLOOP_JAX_PYTHON"] = str(environments.jax_environment().python)
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "junit.xml"
         command = [

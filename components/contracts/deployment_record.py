@@ -23,11 +23,56 @@ class Target:
         version: Model version, as a string.
         storage_uri: Immutable URI of the model package.
         predictor: The predictor spec that served it, enough to apply it again.
+        annotations: Annotations that the service has while this version is live, for example the
+            class of its autoscaler.
     """
 
     version: str
     storage_uri: str
     predictor: dict[str, Any] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Step:
+    """One step of a rollout.
+
+    Attributes:
+        percent: Share of the requests.
+        began_at: ISO 8601 time since when the candidate has it; empty before.
+        decision: What the analysis said, as in the Decision contract; empty before.
+        summary: Its sentence.
+    """
+
+    percent: int
+    began_at: str = ""
+    decision: str = ""
+    summary: str = ""
+
+
+@dataclass
+class Rollout:
+    """The plan of a rollout, and how far it is.
+
+    Attributes:
+        model_uri: The model that is rolled out.
+        run_id: Id of the pipeline run that does it, or empty.
+        started_at: ISO 8601 time.
+        bake_seconds: How long each step lasts at least.
+        steps: The steps below 100 %, in order; after the last one the model is promoted.
+        smoke_test: What the smoke test said; empty before.
+        smoke_summary: Its sentence.
+        outcome: `promoted` or `rolled_back`; empty while it lasts.
+    """
+
+    model_uri: str
+    run_id: str = ""
+    started_at: str = ""
+    bake_seconds: float = 0.0
+    steps: list[Step] = field(default_factory=list)
+    smoke_test: str = ""
+    smoke_summary: str = ""
+    outcome: str = ""
 
 
 @dataclass
@@ -43,7 +88,9 @@ class DeploymentRecord:
         candidate: The version being tried, or None.
         previous: The last good version before `stable`, or None.
         reason: Why the last step was taken.
-        changed_at: ISO 8601 time of the last step, UTC.
+        changed_at: ISO 8601 time of the last change of what serves, UTC.
+        undone: URI of the model that the last roll back took away; empty after any other step.
+        rollout: The rollout of the candidate, else the last one; None when there was none.
     """
 
     service: str
@@ -54,6 +101,8 @@ class DeploymentRecord:
     previous: Target | None = None
     reason: str = ""
     changed_at: str = ""
+    undone: str = ""
+    rollout: Rollout | None = None
 
     def to_json(self) -> str:
         """Returns the record as compact JSON, for the annotation."""
@@ -71,6 +120,9 @@ def parse_record(text: str) -> DeploymentRecord:
         for key in ("stable", "candidate", "previous"):
             if document.get(key) is not None:
                 document[key] = Target(**document[key])
+        if document.get("rollout") is not None:
+            steps = [Step(**step) for step in document["rollout"].pop("steps", [])]
+            document["rollout"] = Rollout(**document["rollout"], steps=steps)
         return DeploymentRecord(**document)
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"The deployment record cannot be read: {error}.") from error
@@ -84,3 +136,21 @@ def write_record(record: DeploymentRecord, path: str | Path) -> None:
 def read_record(path: str | Path) -> DeploymentRecord:
     """Reads a record file."""
     return parse_record(json.dumps(read_json(path)))
+
+
+def record_metadata(path: str | Path) -> dict[str, str]:
+    """Returns what a component writes into its record artifact's metadata.
+
+    `live` is the model that serves, `undone` the one that was rolled back.
+    """
+    record = read_record(path)
+    told = {
+        "service": record.service,
+        "state": record.state,
+        "live": record.stable.storage_uri,
+        "candidate": record.candidate.storage_uri if record.candidate else "",
+        "previous": record.previous.storage_uri if record.previous else "",
+        "undone": record.undone,
+        "reason": record.reason,
+    }
+    return {key: value for key, value in told.items() if value}

@@ -40,11 +40,19 @@ RESERVED = frozenset({*COLUMNS, PREDICTION, MODEL_VERSION, "date"})
 NO_VERSION = "none"
 # How the ids begin of requests that a canary analysis sent again: copies, not traffic.
 REPLAYED_PREFIX = "replay-"
+# Copies of live requests that a candidate answered for nobody: below this folder of the log, in the
+# same layout and under the live requests' ids, so that no reader of the log takes them for traffic.
+SHADOW = "shadow"
 
 
 def version_label(version: str) -> str:
     """Returns how a model version is told in answers, metrics and the log."""
     return version or "unversioned"
+
+
+def shadow_log(log: str | Path) -> Path:
+    """Returns where the answers to copied requests are logged."""
+    return Path(log) / SHADOW
 
 
 def partition(log: str | Path, day: date, model_version: str) -> Path:

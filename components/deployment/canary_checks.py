@@ -1,17 +1,34 @@
-"""Candidate against live: the checks, as pure functions of the evidence."""
+"""Candidate against live: the checks, as pure functions of the evidence.
+
+Each check has its own `alpha` (`sequential.ALPHA` over the steps of the rollout), which bounds the
+chance that it is *ever* wrong, however often it is looked at: that it fails a candidate that is
+within the limit, and for errors also that it passes one that is not.
+"""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from kfloop.components.contracts.decision import Reason
-from kfloop.components.deployment.canary_evidence import Evidence
+from kfloop.components.contracts.decision import FAIL, NO_DATA, PASS, Reason
+from kfloop.components.deployment.canary_evidence import Evidence, Pairs
+from kfloop.components.deployment.latencies import quantile_bounds
+from kfloop.components.deployment.sequential import (
+    ALPHA,
+    EVEN,
+    Arm,
+    Interval,
+    increase_bounds,
+    mean_radius,
+    rate_bounds,
+    trials_to_exclude,
+)
 
-# One-sided confidence of the bounds below, and its normal quantile.
-CONFIDENCE = 0.95
-Z = 1.6449
+QUANTILES = (0.5, 0.95, 0.99)
+# Of fewer values a mean's confidence sequence, which is asymptotic, says nothing: nothing fails.
+MINIMUM_VALUES = 50
 
 
 @dataclass(frozen=True)
@@ -21,9 +38,10 @@ class Limits:
     Attributes:
         minimum_requests: Requests that each version must have had; see `requests_needed`.
         max_error_rate_increase: Largest rise of the error rate, 0 to 1, that the evidence must
-            exclude with 95 % confidence. With the default of 100 requests, one error still passes
-            the default of 0.05.
-        max_latency_ratio: Largest p99 latency, as a multiple of the live version's.
+            exclude. At the default of 0.05 a candidate without an error needs 97 requests, with
+            one error 169, with two 218; one that fails every fifth request is found out after
+            about 60 (each where the live version, with four times the requests, has no error).
+        max_latency_ratio: Largest p50, p95 and p99 latency, as a multiple of the live version's.
         latency_floor_ms: Extra milliseconds that are always allowed, so that a fast model is not
             refused for the machine's noise.
         max_prediction_shift: Largest distance of the mean predictions in standard deviations of
@@ -32,6 +50,9 @@ class Limits:
         max_disagreement: Largest mean difference on the same rows: probability for binary, share
             of the live predictions' 5 % to 95 % range for regression, share of rows with another
             class for multiclass.
+        max_loss_increase: Largest rise of the mean loss on labelled rows: Brier score for binary,
+            share of wrong classes for multiclass, absolute error in multiples of the live
+            version's for regression.
     """
 
     minimum_requests: int = 100
@@ -40,67 +61,240 @@ class Limits:
     latency_floor_ms: float = 50.0
     max_prediction_shift: float = 1.0
     max_disagreement: float = 0.2
+    max_loss_increase: float = 0.05
 
-    @property
-    def requests_needed(self) -> int:
-        """Requests of each version before it is judged.
+    def requests_needed(self, steps: int = 1) -> int:
+        """Returns the requests of each version before it can pass.
 
-        At least as many that a candidate without any error could pass: of fewer, Wilson's bound
-        is above `max_error_rate_increase` whatever the candidate does.
+        At least as many that a candidate without any error could: of fewer, the bound of the
+        error rate is above `max_error_rate_increase` whatever the candidate does. With the
+        default rise of 0.05 that is 97 at one step, 111 at two and 125 at four.
         """
         if not 0 < self.max_error_rate_increase < 1:
             return self.minimum_requests
-        # The upper bound of 0 errors in n requests is z² / (n + z²).
-        passable = math.ceil(Z * Z * (1 / self.max_error_rate_increase - 1))
+        passable = trials_to_exclude(self.max_error_rate_increase, ALPHA / steps)
         return max(self.minimum_requests, passable)
 
 
-def check_volume(live: Evidence, candidate: Evidence, limits: Limits) -> list[Reason]:
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        reason: For the decision; `passed` only when the outcome is `pass`.
+        outcome: `pass`, `fail`, or `no_data` while the evidence allows both.
+    """
+
+    reason: Reason
+    outcome: str
+
+
+def found(
+    outcome: str,
+    check: str,
+    metric: str,
+    value: float | str | None,
+    threshold: float | str | None,
+    why: str,
+) -> Finding:
+    """Returns a finding with its reason."""
+    return Finding(Reason(check, metric, value, threshold, outcome == PASS, why), outcome)
+
+
+def _told(why: str, outcome: str) -> str:
+    return f"{why}; more requests are needed to tell" if outcome == NO_DATA else why
+
+
+def check_volume(live: Evidence, candidate: Evidence, needed: int) -> list[Finding]:
     """Returns whether each version had enough requests to be judged by."""
     return [
-        Reason(
+        found(
+            PASS if one.requests >= needed else NO_DATA,
             "minimum_requests",
             "requests",
-            evidence.requests,
-            limits.requests_needed,
-            evidence.requests >= limits.requests_needed,
-            f"version {evidence.version} had {evidence.requests} requests, "
-            f"it takes {limits.requests_needed} to judge",
+            one.requests,
+            needed,
+            f"version {one.version} had {one.requests} requests, it takes {needed} to judge",
         )
-        for evidence in (live, candidate)
+        for one in (live, candidate)
     ]
 
 
-def check_traffic(live: Evidence, candidate: Evidence, task: str, limits: Limits) -> list[Reason]:
-    """Compares what both versions did with live requests; both must have had some."""
-    reasons = [_check_errors(live, candidate, limits.max_error_rate_increase)]
-    if live.latencies_ms and candidate.latencies_ms:
-        reasons.append(_check_latency(live, candidate, limits))
-    missing = sum(value is None for value in candidate.predictions)
+def check_traffic(
+    live: Evidence, candidate: Evidence, task: str, limits: Limits, alpha: float = ALPHA
+) -> list[Finding]:
+    """Compares what both versions did with the requests they had."""
+    findings = [_check_errors(live, candidate, limits.max_error_rate_increase, alpha)]
+    findings += _check_latency(live, candidate, limits, alpha)
+    missing = len(candidate.predictions or []) - len(candidate.known)
     if missing:
         why = f"{missing} answered rows have no prediction"
-        reasons.append(Reason("missing", "prediction", missing, 0, False, why))
-    if len(live.predictions) > 1 and len(candidate.predictions) > missing:
-        reasons.append(_check_shift(live, candidate, task, limits.max_prediction_shift))
-    return reasons
+        findings.append(found(FAIL, "missing", "prediction", missing, 0, why))
+    if live.known and candidate.known:
+        if task == "multiclass":
+            findings.append(_check_classes(live, candidate, limits.max_prediction_shift, alpha))
+        else:
+            findings.append(_check_mean(live, candidate, limits.max_prediction_shift, alpha))
+    return findings
 
 
-def check_agreement(
-    live: list[Any], candidate: list[Any], task: str, max_disagreement: float
-) -> Reason:
-    """Compares the predictions for the same rows."""
-    value = disagreement(live, candidate, task)
-    why = f"on the same {len(live)} rows the predictions differ by {value:.3g} {UNITS[task]}"
-    return Reason(
-        "agreement", "prediction", value, max_disagreement, value <= max_disagreement, why
+def _check_errors(live: Evidence, candidate: Evidence, limit: float, alpha: float) -> Finding:
+    rise = increase_bounds(
+        Arm(live.errors, live.requests), Arm(candidate.errors, candidate.requests), alpha
     )
+    why = (
+        f"{candidate.errors} of {candidate.requests} requests failed, live {live.errors} of "
+        f"{live.requests}: the rate changes by {rise.low:+.1%} to {rise.high:+.1%}"
+    )
+    outcome = _side(rise, limit)
+    return found(outcome, "error_rate", "increase", rise.high, limit, _told(why, outcome))
 
 
+def _side(bounds: Interval, limit: float) -> str:
+    if bounds.high <= limit:
+        return PASS
+    return FAIL if bounds.low > limit else NO_DATA
+
+
+def _check_latency(
+    live: Evidence, candidate: Evidence, limits: Limits, alpha: float
+) -> list[Finding]:
+    """Fails a quantile that is surely above the limit; what nothing is known of is left out."""
+    findings = []
+    for quantile in QUANTILES:
+        # Two versions and three quantiles share the check's alpha.
+        share = alpha / (2 * len(QUANTILES))
+        before = quantile_bounds(live.latencies, quantile, share)
+        after = quantile_bounds(candidate.latencies, quantile, share)
+        if math.isinf(before.high) or math.isinf(after.low):
+            continue
+        allowed = max(limits.max_latency_ratio * before.high, before.high + limits.latency_floor_ms)
+        name = f"p{100 * quantile:g}"
+        why = (
+            f"{name} is {candidate.latencies.quantile(quantile):.1f} ms (surely at least "
+            f"{after.low:.1f} ms), live {live.latencies.quantile(quantile):.1f} ms (surely at "
+            f"most {before.high:.1f} ms)"
+        )
+        outcome = PASS if after.low <= allowed else FAIL
+        findings.append(found(outcome, "latency", f"{name} ms", after.low, allowed, why))
+    return findings
+
+
+def _check_mean(live: Evidence, candidate: Evidence, limit: float, alpha: float) -> Finding:
+    before, after = live.numbers, candidate.numbers
+    spread, moved = float(before.std()), float(abs(after.mean() - before.mean()))
+    radius = _radius(before, alpha) + _radius(after, alpha)
+    why = f"the mean prediction is {after.mean():.4g}, live {before.mean():.4g} ± {spread:.3g}"
+    return _distance("shift", "mean prediction", moved, radius, spread, limit, why)
+
+
+def _check_classes(live: Evidence, candidate: Evidence, limit: float, alpha: float) -> Finding:
+    before, after = class_shares(live), class_shares(candidate)
+    names = sorted({*before, *after})
+    moved = {name: after.get(name, 0.0) - before.get(name, 0.0) for name in names}
+    name = max(names, key=lambda name: abs(moved[name]))
+    bounds = increase_bounds(
+        Arm(live.known.count(name), len(live.known)),
+        Arm(candidate.known.count(name), len(candidate.known)),
+        alpha / len(names),
+        EVEN,
+    )
+    value, low = abs(moved[name]), max(bounds.low, -bounds.high)
+    outcome = PASS if value <= limit else FAIL if low > limit else NO_DATA
+    why = f"the share of class {name!r} moved by {moved[name]:+.3g}"
+    return found(outcome, "shift", "class share", value, limit, _told(why, outcome))
+
+
+def _radius(values: npt.NDArray[np.float64], alpha: float) -> float:
+    if len(values) < MINIMUM_VALUES:
+        return math.inf
+    return mean_radius(len(values), float(values.std()), alpha / 2)
+
+
+def _distance(
+    check: str, metric: str, moved: float, radius: float, unit: float, limit: float, why: str
+) -> Finding:
+    """Returns `pass` for an estimate within the limit, `fail` when it is surely beyond."""
+    if unit:
+        value, low = moved / unit, max(moved - radius, 0.0) / unit
+    else:
+        value = math.inf if moved else 0.0
+        low = value if math.isfinite(radius) else 0.0
+    outcome = PASS if value <= limit else FAIL if low > limit else NO_DATA
+    return found(outcome, check, metric, value, limit, _told(why, outcome))
+
+
+def check_agreement(pairs: Pairs, task: str, max_disagreement: float) -> Finding:
+    """Compares the predictions for the candidate's reference rows: all that there are."""
+    value = disagreement(pairs.live, pairs.candidate, task)
+    why = f"on the same {len(pairs.live)} rows the predictions differ by {value:.3g} {UNITS[task]}"
+    outcome = PASS if value <= max_disagreement else FAIL
+    return found(outcome, "agreement", "prediction", value, max_disagreement, why)
+
+
+def check_shadow(pairs: Pairs, task: str, max_disagreement: float, alpha: float = ALPHA) -> Finding:
+    """Compares the predictions for live requests that the candidate got copies of."""
+    count = len(pairs.live)
+    value = disagreement(pairs.live, pairs.candidate, task)
+    if task == "regression":
+        moved = np.abs(np.subtract(np.array(pairs.candidate, float), np.array(pairs.live, float)))
+        unit = _range(np.array(pairs.live, dtype=float)) or math.inf
+        low = value - mean_radius(count, float(moved.std()), alpha) / unit
+    else:
+        low = rate_bounds(value * count, count, alpha, EVEN).low
+    outcome = PASS if value <= max_disagreement else FAIL if low > max_disagreement else NO_DATA
+    why = f"on {count} rows of copied live requests the predictions differ by {value:.3g}"
+    why = _told(f"{why} {UNITS[task]}", outcome)
+    return found(outcome, "shadow_agreement", "prediction", value, max_disagreement, why)
+
+
+def check_labels(
+    live: Pairs, candidate: Pairs, task: str, max_increase: float, alpha: float = ALPHA
+) -> Finding:
+    """Compares the mean loss on labelled rows; see `Limits.max_loss_increase`.
+
+    Args:
+        live: Labels (`live`) and predictions (`candidate`) of the live version's rows.
+        candidate: The same of the candidate's.
+        task: The model's task.
+        max_increase: Largest rise of the mean loss.
+        alpha: Chance that the check is ever wrong.
+    """
+    rows = [len(one.live) for one in (live, candidate)]
+    if min(rows) < MINIMUM_VALUES:
+        why = f"{rows[1]} rows of the candidate and {rows[0]} of the live version have a label"
+        why += f"; it takes {MINIMUM_VALUES}"
+        return found(NO_DATA, "labels", LOSSES[task], None, max_increase, why)
+    before, after = (losses(one, task) for one in (live, candidate))
+    rise = float(after.mean() - before.mean())
+    unit = float(before.mean()) if task == "regression" else 1.0
+    radius = _radius(before, alpha) + _radius(after, alpha)
+    why = (
+        f"the {LOSSES[task]} is {after.mean():.4g} on {rows[1]} labelled rows, live "
+        f"{before.mean():.4g} on {rows[0]}"
+    )
+    return _distance("labels", LOSSES[task], max(rise, 0.0), radius, unit, max_increase, why)
+
+
+LOSSES = {
+    "binary": "Brier score",
+    "regression": "mean absolute error",
+    "multiclass": "share of wrong classes",
+}
 UNITS = {
     "binary": "in probability, on average",
     "regression": "of the live version's range, on average",
     "multiclass": "of the rows",
 }
+
+
+def losses(labelled: Pairs, task: str) -> npt.NDArray[np.float64]:
+    """Returns each row's loss, of labels (`live`) and predictions (`candidate`)."""
+    if task == "multiclass":
+        pairs = zip(labelled.live, labelled.candidate, strict=True)
+        return np.array([str(label) != str(told) for label, told in pairs], dtype=float)
+    missed = np.array(labelled.candidate, dtype=float) - np.array(labelled.live, dtype=float)
+    return missed**2 if task == "binary" else np.abs(missed)
 
 
 def disagreement(live: list[Any], candidate: list[Any], task: str) -> float:
@@ -111,49 +305,13 @@ def disagreement(live: list[Any], candidate: list[Any], task: str) -> float:
     mean = float(np.mean(np.abs(after - before)))
     if task == "binary" or mean == 0:
         return mean
-    low, high = np.quantile(before, [0.05, 0.95])
-    return mean / float(high - low) if high > low else math.inf
+    spread = _range(before)
+    return mean / spread if spread else math.inf
 
 
-def error_rate_increase_bound(live: Evidence, candidate: Evidence) -> float:
-    """Returns the one-sided 95 % upper bound of the candidate's error rate less the live one's.
-
-    Newcombe's hybrid score interval, method 10 (Statistics in Medicine 17, 1998, 873-890): it
-    stays honest where there is no error at all, unlike the normal approximation.
-    """
-    _, highest = wilson(candidate.errors, candidate.requests)
-    lowest, _ = wilson(live.errors, live.requests)
-    rise = candidate.error_rate - live.error_rate
-    return rise + math.hypot(highest - candidate.error_rate, live.error_rate - lowest)
-
-
-def wilson(events: int, trials: int, z: float = Z) -> tuple[float, float]:
-    """Returns Wilson's score interval of a rate (JASA 22, 1927, 209-212)."""
-    rate = events / trials
-    centre = rate + z * z / (2 * trials)
-    spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def quantile_lower_bound(values: list[float], quantile: float) -> float:
-    """Returns a one-sided 95 % lower bound of a quantile, whatever the distribution.
-
-    The k-th smallest of n values is one when at least k of n fall below the quantile with that
-    probability (David and Nagaraja, Order Statistics, 2003, section 7.1).
-    """
-    n, tail = len(values), 0.0
-    for k in range(n, 0, -1):
-        tail += math.exp(
-            math.lgamma(n + 1)
-            - math.lgamma(k + 1)
-            - math.lgamma(n - k + 1)
-            + k * math.log(quantile)
-            + (n - k) * math.log1p(-quantile)
-        )
-        if tail >= CONFIDENCE:
-            return sorted(values)[k - 1]
-    return min(values)
+def _range(values: npt.NDArray[np.float64]) -> float:
+    low, high = np.quantile(values, [0.05, 0.95])
+    return float(high - low)
 
 
 def prediction_stability(live: Evidence, candidate: Evidence, bins: int = 10) -> float:
@@ -168,41 +326,5 @@ def prediction_stability(live: Evidence, candidate: Evidence, bins: int = 10) ->
 
 def class_shares(evidence: Evidence) -> dict[str, float]:
     """Returns each class's share of the predictions."""
-    known = [value for value in evidence.predictions if value is not None]
+    known = evidence.known
     return {name: known.count(name) / len(known) for name in sorted(set(known))}
-
-
-def _check_errors(live: Evidence, candidate: Evidence, limit: float) -> Reason:
-    bound = error_rate_increase_bound(live, candidate)
-    why = (
-        f"{candidate.errors} of {candidate.requests} requests failed, live {live.errors} of "
-        f"{live.requests}: with 95 % confidence the rate rises by less than {bound:.3g}"
-    )
-    return Reason("error_rate", "increase", bound, limit, bound <= limit, why)
-
-
-def _check_latency(live: Evidence, candidate: Evidence, limits: Limits) -> Reason:
-    before, after = live.latency_ms(0.99), candidate.latency_ms(0.99)
-    allowed = max(limits.max_latency_ratio * before, before + limits.latency_floor_ms)
-    # A p99 of a hundred requests is nearly their maximum: one hiccup must not decide.
-    surely = quantile_lower_bound(candidate.latencies_ms, 0.99)
-    why = (
-        f"p99 is {after:.1f} ms (with 95 % confidence at least {surely:.1f} ms), live "
-        f"{before:.1f} ms"
-    )
-    return Reason("latency", "p99 ms", surely, allowed, surely <= allowed, why)
-
-
-def _check_shift(live: Evidence, candidate: Evidence, task: str, limit: float) -> Reason:
-    if task == "multiclass":
-        before, after = class_shares(live), class_shares(candidate)
-        moved = {name: after.get(name, 0) - before.get(name, 0) for name in {*before, *after}}
-        name, shift = max(moved.items(), key=lambda item: abs(item[1]))
-        why = f"the share of class {name!r} moved by {shift:+.3g}"
-        return Reason("shift", "class share", abs(shift), limit, abs(shift) <= limit, why)
-    before_mean, after_mean = float(live.numbers.mean()), float(candidate.numbers.mean())
-    spread = float(live.numbers.std())
-    moved_by = abs(after_mean - before_mean)
-    value = moved_by / spread if spread else (math.inf if moved_by else 0.0)
-    why = f"the mean prediction is {after_mean:.4g}, live {before_mean:.4g} ± {spread:.3g}"
-    return Reason("shift", "mean prediction", value, limit, value <= limit, why)

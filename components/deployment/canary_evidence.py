@@ -1,4 +1,4 @@
-"""What the inference log says of each version since the candidate began."""
+"""What is known of each version: by the inference log, by its shadow, by labels that arrived."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kfloop.components.contracts import inference_log as log
+from kfloop.components.contracts.dataset import read_dataset, require_columns
 from kfloop.components.contracts.model_package import PREDICTION
+from kfloop.components.deployment.latencies import Latencies, Values
 from kfloop.components.deployment.packages import Instance, instances_of
 
 OK = 200
@@ -29,52 +31,93 @@ class Evidence:
         version: Model version.
         requests: Requests to it.
         errors: Requests that it did not answer with 200.
-        latencies_ms: Milliseconds of the answered requests.
-        predictions: Predictions of the answered rows; None where there is none.
+        latencies: Latencies of the answered requests.
+        predictions: Predictions of the answered rows, None where there is none; None as a whole
+            when the source does not tell predictions.
     """
 
     version: str
     requests: int = 0
     errors: int = 0
-    latencies_ms: list[float] = field(default_factory=list)
-    predictions: list[Any] = field(default_factory=list)
+    latencies: Latencies = field(default_factory=Values)
+    predictions: list[Any] | None = field(default_factory=list)
 
     @property
     def error_rate(self) -> float:
         """Share of failed requests; NaN without requests."""
         return self.errors / self.requests if self.requests else float("nan")
 
-    def latency_ms(self, quantile: float) -> float:
-        """Returns a quantile of the latency; NaN without an answer."""
-        return float(np.quantile(self.latencies_ms, quantile)) if self.latencies_ms else np.nan
+    @property
+    def known(self) -> list[Any]:
+        """The predictions that are there."""
+        return [value for value in self.predictions or [] if value is not None]
 
     @property
     def numbers(self) -> npt.NDArray[np.float64]:
         """The predictions that are there, as numbers."""
-        return np.array([value for value in self.predictions if value is not None], dtype=float)
+        return np.array(self.known, dtype=float)
 
 
-def read_evidence(directory: str, versions: list[str], since: datetime) -> list[Evidence]:
-    """Returns the evidence of each version from requests received at or after `since`."""
-    found = []
-    for version in versions:
-        evidence = Evidence(version)
-        for file in _files_since(directory, version, since):
-            table = pq.read_table(file, columns=READ)
-            table = table.filter(pc.greater_equal(table[log.RECEIVED_AT], pa.scalar(since)))
-            _add(evidence, table)
-        found.append(evidence)
-    return found
+@dataclass
+class Pairs:
+    """Two versions' values for the same rows, in the same order."""
+
+    live: list[Any] = field(default_factory=list)
+    candidate: list[Any] = field(default_factory=list)
 
 
-def _add(evidence: Evidence, table: pa.Table) -> None:
-    answered = table.filter(pc.equal(table[log.STATUS], OK))
-    first = pc.equal(table[log.ROW], 0)
-    evidence.requests += pc.sum(first).as_py() or 0
-    answered_first = answered.filter(pc.equal(answered[log.ROW], 0))
-    evidence.latencies_ms += answered_first[log.LATENCY_MS].to_pylist()
-    evidence.errors = evidence.requests - len(evidence.latencies_ms)
-    evidence.predictions += answered[PREDICTION].to_pylist()
+def read_evidence(directory: str, version: str, since: datetime) -> Evidence:
+    """Returns what a log says of a version's requests received at or after `since`."""
+    evidence = Evidence(version, predictions=[])
+    for table in _tables(directory, version, since, READ):
+        answered = table.filter(pc.equal(table[log.STATUS], OK))
+        first = answered.filter(pc.equal(answered[log.ROW], 0))
+        requests = pc.sum(pc.equal(table[log.ROW], 0)).as_py() or 0
+        evidence.requests += requests
+        evidence.errors += requests - first.num_rows
+        assert isinstance(evidence.latencies, Values) and evidence.predictions is not None
+        evidence.latencies.ms += first[log.LATENCY_MS].to_pylist()
+        evidence.predictions += answered[PREDICTION].to_pylist()
+    return evidence
+
+
+def read_shadow(directory: str, live: str, candidate: str, since: datetime) -> Pairs:
+    """Returns both versions' predictions for the live requests that the candidate got copies of."""
+    columns = [log.REQUEST_ID, log.ROW, log.RECEIVED_AT, log.STATUS, PREDICTION]
+
+    def predictions(place: str, version: str) -> dict[tuple[str, int], Any]:
+        found = {}
+        for table in _tables(place, version, since, columns):
+            for row in table.filter(pc.equal(table[log.STATUS], OK)).to_pylist():
+                if row[PREDICTION] is not None:
+                    found[row[log.REQUEST_ID], row[log.ROW]] = row[PREDICTION]
+        return found
+
+    copied = predictions(str(log.shadow_log(directory)), candidate)
+    if not copied:
+        return Pairs()
+    answered = predictions(directory, live)
+    both = [key for key in copied if key in answered]
+    return Pairs([answered[key] for key in both], [copied[key] for key in both])
+
+
+def read_labelled(dataset: str | Path, version: str, label: str) -> Pairs:
+    """Returns labels and predictions (`live` and `candidate`) of a version's labelled rows.
+
+    Args:
+        dataset: What join_labels wrote of the inference log.
+        version: Model version whose rows count.
+        label: Label column.
+
+    Raises:
+        InputError: If a column is missing.
+    """
+    columns = [log.MODEL_VERSION, label, PREDICTION]
+    require_columns(dataset, columns)
+    table = read_dataset(dataset, columns)
+    table = table.filter(pc.equal(table[log.MODEL_VERSION].cast(pa.string()), version))
+    table = table.filter(pc.and_(table[label].is_valid(), table[PREDICTION].is_valid()))
+    return Pairs(table[label].to_pylist(), table[PREDICTION].to_pylist())
 
 
 def newest_instances(
@@ -106,8 +149,12 @@ def newest_instances(
     return list(islice(rows(), limit))
 
 
-def _files_since(directory: str, version: str, since: datetime) -> list[Path]:
+def _tables(
+    directory: str, version: str, since: datetime, columns: list[str]
+) -> Iterator[pa.Table]:
     # Partitions are by event time; only the file's own age tells when requests came in.
     begun = since.astimezone(UTC).timestamp()
-    files = [file for _, file in log.log_files(directory, model_version=version)]
-    return [file for file in files if file.stat().st_mtime >= begun]
+    for _, file in log.log_files(directory, model_version=version):
+        if file.stat().st_mtime >= begun:
+            table = pq.read_table(file, columns=columns)
+            yield table.filter(pc.greater_equal(table[log.RECEIVED_AT], pa.scalar(since)))

@@ -9,6 +9,7 @@ from typing import Any, Self
 import httpx
 
 from kfloop.components.contracts.model_package import ModelPackage
+from kfloop.components.deployment.connection import connection_to
 from kfloop.components.deployment.packages import Instance
 from kfloop.serving.payloads import response_error, response_predictions
 
@@ -52,8 +53,16 @@ class ServiceClient:
     def __init__(self, url: str, model: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Args: url: address of a service or predictor; model: name on the endpoint's path."""
         self._model = model
+        way = connection_to(url)
+        headers = {**way.options.pop("headers", {}), **way.headers}
         # trust_env: a proxy from the environment must not get requests for 127.0.0.1.
-        self._http = httpx.Client(base_url=url, timeout=timeout_seconds, trust_env=False)
+        self._http = httpx.Client(
+            base_url=way.base_url,
+            headers=headers,
+            timeout=timeout_seconds,
+            trust_env=False,
+            **way.options,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -61,9 +70,12 @@ class ServiceClient:
     def __exit__(self, *exception: object) -> None:
         self._http.close()
 
-    def predict(self, instances: list[Instance], request_id: str = "") -> Answer:
-        """Sends instances on V1."""
-        return self._post(f"/v1/models/{self._model}:predict", {"instances": instances}, request_id)
+    def predict(
+        self, instances: list[Instance], request_id: str = "", classes: list[str] | None = None
+    ) -> Answer:
+        """Sends instances on V1; `classes` name what a runtime answers with a number for each."""
+        path = f"/v1/models/{self._model}:predict"
+        return self._post(path, {"instances": instances}, request_id, classes)
 
     def infer(
         self, instances: list[Instance], package: ModelPackage, request_id: str = ""
@@ -80,6 +92,18 @@ class ServiceClient:
         ]
         path = f"/v2/models/{self._model}/infer"
         return self._post(path, {"inputs": inputs}, request_id, package.classes)
+
+    def state(self) -> Answer:
+        """Asks whether the model is loaded; `ok` when it is. Any V1 server answers this."""
+        started = time.perf_counter()
+        try:
+            answer = self._http.get(f"/v1/models/{self._model}")
+        except httpx.TransportError as error:
+            return Answer(NO_ANSWER, error=f"{type(error).__name__}: {error}")
+        latency = 1000 * (time.perf_counter() - started)
+        version = answer.headers.get(VERSION_HEADER, "")
+        reason = "" if answer.status_code == httpx.codes.OK else response_error(answer.content)
+        return Answer(answer.status_code, version, error=reason, latency_ms=latency)
 
     def _post(
         self, path: str, body: dict[str, Any], request_id: str, classes: list[str] | None = None

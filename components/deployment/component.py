@@ -1,6 +1,6 @@
 """The deployment components: publish, deploy, analyse a canary, promote, roll back, register."""
 
-from typing import NamedTuple
+from typing import Dict, List, NamedTuple
 
 from kfp import dsl
 
@@ -37,6 +37,10 @@ def deploy_model(
     inference_log: str = "",
     namespace: str = "",
     timeout_seconds: float = 300.0,
+    predictor: Dict = {},
+    run_id: str = "",
+    gate_decision: str = "",
+    dry_run: bool = False,
 ) -> str:
     """Deploys a published model: alone when nothing is live yet, else as a canary.
 
@@ -47,21 +51,38 @@ def deploy_model(
         model_uri: The published model.
         service: Name of the service; it is created when there is none.
         record: The deployment record: what serves, what was there before.
-        traffic_percent: Share of the requests for the candidate, 0 to 99.
-        inference_log: Directory of the inference log; empty keeps the service's own.
+        traffic_percent: Share of the requests for the candidate, 0 to 99; 0 is a dark launch.
+        inference_log: Where the service logs; empty keeps the service's own.
         namespace: Kubernetes namespace; empty for the current one.
         timeout_seconds: Longest wait for the model to load and answer.
+        predictor: `resources`, `autoscaling`, `node_selector`, `tolerations`, `service_account`,
+            `storage_secret`, `timeout_seconds`, `runtime` and `runtime_version`, as in the loop
+            file.
+        run_id: Id of the pipeline run, for the lineage.
+        gate_decision: What the gate said of the model, for the lineage.
+        dry_run: Print what would change, and change nothing.
 
     Returns:
-        `live` when the model is the only version, `canary` when it is beside a live one.
+        `live` when the model is the only version, `canary` when it is beside a live one,
+        `dry_run`.
     """
-    from kfloop.components.contracts.deployment_record import read_record
+    from kfloop.components.contracts.deployment_record import record_metadata
     from kfloop.components.deployment import rollout
 
     outcome = rollout.deploy_model(
-        model_uri, service, record.path, traffic_percent, inference_log, namespace, timeout_seconds
+        model_uri,
+        service,
+        record.path,
+        traffic_percent,
+        inference_log,
+        namespace,
+        timeout_seconds,
+        predictor=predictor,
+        run_id=run_id,
+        gate_decision=gate_decision,
+        dry_run=dry_run,
     )
-    record.metadata.update({"service": service, "state": read_record(record.path).state})
+    record.metadata.update(record_metadata(record.path))
     return outcome
 
 
@@ -98,6 +119,7 @@ def analyse_canary(
     service: str,
     decision: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
+    labels: dsl.Input[dsl.Dataset] = None,
     minimum_requests: int = 100,
     wait_seconds: float = 60.0,
     replay: bool = False,
@@ -106,17 +128,173 @@ def analyse_canary(
     latency_floor_ms: float = 50.0,
     max_prediction_shift: float = 1.0,
     max_disagreement: float = 0.2,
+    max_loss_increase: float = 0.05,
+    steps: int = 1,
+    source: str = "log",
+    prometheus_url: str = "",
+    prometheus_preset: str = "kfloop",
+    prometheus_queries: Dict = {},
     namespace: str = "",
 ) -> str:
     """Judges the candidate of a service against the live version.
+
+    Its bounds hold however often it looks, so it stops as soon as it can tell: at once when the
+    candidate is surely worse.
 
     Args:
         service: Name of the service.
         decision: The decision, with every check.
         page: The decision as a page, with both versions side by side.
+        labels: Rows of the inference log with their labels, from join_labels; with them the loss
+            of both versions is compared, too.
         minimum_requests: Requests that each version must have had; more are waited for when the
-            error-rate limit cannot be met with so few.
+            error-rate limit cannot be met with so few (97 at a rise of 0.05).
         wait_seconds: Longest wait for enough live requests.
+        replay: Whether to send logged requests again while live ones are too few to tell.
+        max_error_rate_increase: Largest rise of the error rate (0 to 1) that the evidence must
+            exclude with 95 % confidence.
+        max_latency_ratio: Largest p50, p95 and p99 latency, as a multiple of the live version's.
+        latency_floor_ms: Extra milliseconds that are always allowed.
+        max_prediction_shift: Largest distance of the mean predictions, in the live version's
+            standard deviations; for classes the largest difference of a class's share.
+        max_disagreement: Largest mean difference on the same rows: in probability (binary), as a
+            share of the live version's range (regression) or of the rows (multiclass).
+        max_loss_increase: Largest rise of the mean loss on labelled rows: Brier score (binary),
+            share of wrong classes (multiclass), in multiples of the live version's absolute error
+            (regression).
+        steps: How many steps of a rollout are judged one after another; each then gets its share
+            of the 5 % chance of error.
+        source: Where the evidence is from: `log`, the inference log; `metrics`, each model
+            server's own, from now on; `prometheus`.
+        prometheus_url: Address of the Prometheus server.
+        prometheus_preset: Whose metrics it holds: kfloop, knative, knative-otel, istio or envoy.
+        prometheus_queries: PromQL templates in place of the preset's: requests, errors, latency
+            and latency_unit (s or ms).
+        namespace: Kubernetes namespace; empty for the current one.
+
+    Returns:
+        `pass`, `fail`, or `no_data` when the evidence does not tell yet.
+    """
+    from kfloop.components.contracts.decision import decision_metadata
+    from kfloop.components.deployment import canary, canary_checks, canary_sources
+
+    limits = canary_checks.Limits(
+        minimum_requests,
+        max_error_rate_increase,
+        max_latency_ratio,
+        latency_floor_ms,
+        max_prediction_shift,
+        max_disagreement,
+        max_loss_increase,
+    )
+    asked = canary_sources.Source(source, prometheus_url, prometheus_preset, prometheus_queries)
+    made = canary.analyse_canary(
+        service,
+        decision.path,
+        page.path,
+        limits,
+        wait_seconds,
+        replay,
+        namespace,
+        steps=steps,
+        source=asked,
+        labels=labels.path if labels else "",
+    )
+    decision.metadata.update(decision_metadata(made))
+    return made.decision
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def shift_traffic(
+    service: str,
+    percent: int,
+    record: dsl.Output[dsl.Artifact],
+    model_uri: str = "",
+    namespace: str = "",
+    timeout_seconds: float = 300.0,
+    force: str = "",
+    dry_run: bool = False,
+) -> str:
+    """Gives the candidate a share of the requests, and proves that it has it.
+
+    Args:
+        service: Name of the service.
+        percent: The share, 0 to 100. All requests only for a candidate that passed every step of
+            its rollout, or with `force`.
+        record: The deployment record: what serves, what was there before.
+        model_uri: The candidate that is meant; another one is left alone. Empty: whatever it is.
+        namespace: Kubernetes namespace; empty for the current one.
+        timeout_seconds: Longest wait until the share is in effect.
+        force: Why a candidate gets all requests that nobody judged; it is kept in the record.
+        dry_run: Print what would change, and change nothing.
+
+    Returns:
+        URI of the candidate.
+    """
+    from kfloop.components.contracts.deployment_record import record_metadata
+    from kfloop.components.deployment import rollout
+
+    candidate = rollout.shift_traffic(
+        service,
+        percent,
+        record.path,
+        model_uri,
+        namespace,
+        timeout_seconds,
+        force=force,
+        dry_run=dry_run,
+    )
+    record.metadata.update(record_metadata(record.path))
+    return candidate
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def roll_out_model(
+    model_uri: str,
+    service: str,
+    decision: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    record: dsl.Output[dsl.Artifact],
+    steps: List[int] = [5, 25, 50, 100],
+    bake_seconds: float = 0.0,
+    minimum_requests: int = 100,
+    wait_seconds: float = 60.0,
+    replay: bool = False,
+    max_error_rate_increase: float = 0.05,
+    max_latency_ratio: float = 2.0,
+    latency_floor_ms: float = 50.0,
+    max_prediction_shift: float = 1.0,
+    max_disagreement: float = 0.2,
+    source: str = "log",
+    prometheus_url: str = "",
+    prometheus_preset: str = "kfloop",
+    prometheus_queries: Dict = {},
+    inference_log: str = "",
+    namespace: str = "",
+    timeout_seconds: float = 300.0,
+    predictor: Dict = {},
+    run_id: str = "",
+    gate_decision: str = "",
+    dry_run: bool = False,
+) -> str:
+    """Rolls a published model out by steps and keeps it only if it serves well beside the live one.
+
+    It begins with no requests and a smoke test, gets its shares one after the other, is judged at
+    each, and is promoted; what does not pass is rolled back. A first version is deployed alone and
+    tested. Killed at any point, it goes on where it was when it is run again.
+
+    Args:
+        model_uri: The published model.
+        service: Name of the service; it is created when there is none.
+        decision: The decision, with every step.
+        page: The decision as a page, with the analysis of each step.
+        record: The deployment record: what serves, what was there before, how the rollout went.
+        steps: Shares of the requests, in percent, rising. 100 is the promotion, which comes last
+            whether it is named or not; without any, what passed the smoke test is promoted.
+        bake_seconds: How long each share lasts at least, before it is judged.
+        minimum_requests: Requests that each version must have had at each step; more are waited
+            for when the error-rate limit cannot be met with so few.
+        wait_seconds: Longest wait for enough live requests, at each step.
         replay: Whether to send logged requests again when live ones are too few.
         max_error_rate_increase: Largest rise of the error rate (0 to 1) that the evidence must
             exclude with 95 % confidence.
@@ -126,13 +304,29 @@ def analyse_canary(
             standard deviations; for classes the largest difference of a class's share.
         max_disagreement: Largest mean difference on the same rows: in probability (binary), as a
             share of the live version's range (regression) or of the rows (multiclass).
+        source: Where the evidence is from: `log`, the inference log; `metrics`, each model
+            server's own; `prometheus`.
+        prometheus_url: Address of the Prometheus server.
+        prometheus_preset: Whose metrics it holds: kfloop, knative, knative-otel, istio or envoy.
+        prometheus_queries: PromQL templates in place of the preset's.
+        inference_log: Where the service logs; empty keeps the service's own.
         namespace: Kubernetes namespace; empty for the current one.
+        timeout_seconds: Longest wait until a version is ready or a share in effect.
+        predictor: `resources`, `autoscaling`, `node_selector`, `tolerations`, `service_account`,
+            `storage_secret`, `timeout_seconds`, `runtime` and `runtime_version`, as in the loop
+            file.
+        run_id: Id of the pipeline run; one that is tried again does not try again what it rolled
+            back.
+        gate_decision: What the gate said of the model, for the lineage.
+        dry_run: Print what would change, and change nothing.
 
     Returns:
-        `pass`, `fail`, or `no_data` when there were too few requests to judge by.
+        `pass` when the model is live; `fail`, or `no_data` when there were too few requests to
+        judge by, when it is not.
     """
     from kfloop.components.contracts.decision import decision_metadata
-    from kfloop.components.deployment import canary, canary_checks
+    from kfloop.components.contracts.deployment_record import record_metadata
+    from kfloop.components.deployment import canary_checks, canary_sources, roll_out
 
     limits = canary_checks.Limits(
         minimum_requests,
@@ -142,10 +336,26 @@ def analyse_canary(
         max_prediction_shift,
         max_disagreement,
     )
-    made = canary.analyse_canary(
-        service, decision.path, page.path, limits, wait_seconds, replay, namespace
+    asked = canary_sources.Source(source, prometheus_url, prometheus_preset, prometheus_queries)
+    made = roll_out.roll_out_model(
+        model_uri,
+        service,
+        decision.path,
+        page.path,
+        record.path,
+        steps,
+        bake_seconds,
+        roll_out.Analysis(limits, wait_seconds, replay, asked),
+        inference_log,
+        namespace,
+        timeout_seconds,
+        predictor=predictor,
+        run_id=run_id,
+        gate_decision=gate_decision,
+        dry_run=dry_run,
     )
     decision.metadata.update(decision_metadata(made))
+    record.metadata.update(record_metadata(record.path))
     return made.decision
 
 
@@ -156,6 +366,7 @@ def promote_model(
     model_uri: str = "",
     namespace: str = "",
     timeout_seconds: float = 300.0,
+    dry_run: bool = False,
 ) -> str:
     """Makes the candidate the live version, and proves it by its answer.
 
@@ -165,15 +376,18 @@ def promote_model(
         model_uri: The version that was judged; no other one is promoted. Empty: the candidate.
         namespace: Kubernetes namespace; empty for the current one.
         timeout_seconds: Longest wait until it alone answers.
+        dry_run: Print what would change, and change nothing.
 
     Returns:
         URI of the model that is live now.
     """
-    from kfloop.components.contracts.deployment_record import read_record
+    from kfloop.components.contracts.deployment_record import record_metadata
     from kfloop.components.deployment import rollout
 
-    live = rollout.promote_model(service, record.path, model_uri, namespace, timeout_seconds)
-    record.metadata.update({"service": service, "state": read_record(record.path).state})
+    live = rollout.promote_model(
+        service, record.path, model_uri, namespace, timeout_seconds, dry_run=dry_run
+    )
+    record.metadata.update(record_metadata(record.path))
     return live
 
 
@@ -185,27 +399,33 @@ def roll_back_model(
     model_uri: str = "",
     namespace: str = "",
     timeout_seconds: float = 300.0,
+    dry_run: bool = False,
 ) -> str:
     """Takes the candidate away or, when there is none, restores the version before the live one.
 
+    What was rolled back stays so: a second time nothing happens. The record's metadata says what
+    was done: `outcome` is `candidate_removed`, `restored`, `service_removed`,
+    `already_rolled_back`, `not_serving` or `dry_run`.
+
     Args:
         service: Name of the service.
-        record: The deployment record: what serves, and why.
+        record: The deployment record: what serves, what was taken away, and why.
         reason: Why; it is kept in the record.
         model_uri: The version to get away from. Empty: the newest one.
         namespace: Kubernetes namespace; empty for the current one.
         timeout_seconds: Longest wait until the good version alone answers.
+        dry_run: Print what would change, and change nothing.
 
     Returns:
         URI of the model that is live now.
     """
-    from kfloop.components.contracts.deployment_record import read_record
-    from kfloop.components.deployment import rollout
+    from kfloop.components.contracts.deployment_record import record_metadata
+    from kfloop.components.deployment import roll_back
 
-    live = rollout.roll_back_model(
-        service, record.path, reason, model_uri, namespace, timeout_seconds
+    live, outcome = roll_back.roll_back_model(
+        service, record.path, reason, model_uri, namespace, timeout_seconds, dry_run=dry_run
     )
-    record.metadata.update({"service": service, "state": read_record(record.path).state})
+    record.metadata.update({**record_metadata(record.path), "outcome": outcome})
     return live
 
 
@@ -214,10 +434,9 @@ def register_model(
     model_uri: str,
     evaluation: dsl.Input[dsl.Artifact],
     registry_uri: str = "",
-    alias: str = "",
     run_id: str = "",
 ) -> str:
-    """Registers a published version with its metrics and its lineage.
+    """Registers a published version with its metrics and its lineage, once.
 
     Args:
         model_uri: The published model.
@@ -225,7 +444,6 @@ def register_model(
         registry_uri: MLflow tracking URI, or kubeflow+http://host:port for a Kubeflow Model
             Registry; `none` registers nothing. Empty takes MLFLOW_TRACKING_URI, else the laptop's
             own registry.
-        alias: Alias that the version gets, for example `champion`; empty for none.
         run_id: Id of the pipeline run, kept as a tag.
 
     Returns:
@@ -233,7 +451,28 @@ def register_model(
     """
     from kfloop.components.deployment import register
 
-    return register.register_model(model_uri, evaluation.path, registry_uri, alias, run_id)
+    return register.register_model(model_uri, evaluation.path, registry_uri, run_id)
+
+
+@dsl.component(base_image=image("deployment"), install_kfp_package=False)
+def update_champion(
+    service: str, registry_uri: str = "", namespace: str = "", name: str = ""
+) -> str:
+    """Moves the registry's alias `champion` to what is live: after a promotion or a roll back.
+
+    Args:
+        service: Name of the service.
+        registry_uri: As for register_model.
+        namespace: Kubernetes namespace; empty for the current one.
+        name: Model name; needed only where the service may be gone.
+
+    Returns:
+        `<name>/<version>` in the registry; empty when nothing that is live is registered, `none`
+        when the registry is off.
+    """
+    from kfloop.components.deployment import champion
+
+    return champion.update_champion(service, registry_uri, namespace, name)
 
 
 @dsl.component(base_image=image("deployment"), install_kfp_package=False)

@@ -5,17 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.deployment.backend import PredictorStatus, ServiceStatus
+from kfloop.components.contracts.files import local_path
+from kfloop.components.deployment.backend import (
+    STANDARD,
+    ConflictError,
+    PredictorStatus,
+    ServiceStatus,
+)
 from kfloop.components.deployment.manifest import Manifest
 from kfloop.serving import local_state
 
 NAMESPACE = "local"
+POLL_SECONDS = 0.25
 
 
 class LocalBackend:
     """Services in `<state>/services`; the state survives, processes are started as needed."""
 
     namespace = NAMESPACE
+    mode = STANDARD
+    poll_seconds = POLL_SECONDS
 
     def __init__(self, state: str | Path) -> None:
         self._state = Path(state)
@@ -37,12 +46,20 @@ class LocalBackend:
                 directory, manifest, metadata.get("resourceVersion", "")
             )
         except local_state.ConflictError as error:
-            raise InputError(
+            raise ConflictError(
                 f"The service {metadata['name']!r} was changed by somebody else meanwhile; "
                 "run this step again."
             ) from error
         self.ensure_running(metadata["name"])
         return int(stored["metadata"]["generation"])
+
+    def dry_run(self, manifest: Manifest) -> Manifest:
+        """Checks a manifest as `apply` would, and returns it."""
+        local_state.predictor_specs(manifest)
+        return manifest
+
+    def advance(self, service: str) -> None:
+        """Does nothing: the local service goes all the way by itself."""
 
     def delete(self, service: str) -> None:
         """Stops a service and forgets its manifest; its logs stay."""
@@ -84,6 +101,22 @@ class LocalBackend:
     def default_log(self, service: str) -> str:
         """Returns `<state>/inference-log/<service>`."""
         return str(self._state / "inference-log" / service)
+
+    def storage_uri(self, model_uri: str) -> str:
+        """Returns the absolute path of a package."""
+        return str(local_path(model_uri, "model_uri"))
+
+    def log_uri(self, inference_log: str) -> str:
+        """Returns the absolute path of an inference log."""
+        return str(local_path(inference_log, "inference_log"))
+
+    def splits_traffic(self, service: str) -> bool:
+        """Its router always does."""
+        return True
+
+    def drain_seconds(self, service: str) -> float:
+        """Returns 0: its router lets a version finish what it was asked."""
+        return 0.0
 
     def flush_log(self, service: str) -> None:
         """Waits until every answered request is in the inference log."""

@@ -8,15 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kfloop.components.contracts.files import local_path
 from kfloop.components.contracts.model_package import PREDICTION, ModelPackage, read_model_json
+from kfloop.components.deployment.package_storage import package_directory
 
 Instance = dict[str, Any]
 
 
 def read_package(model_uri: str) -> ModelPackage:
     """Reads `model.json` of a published package; `model_uri` is what publish_model returned."""
-    return read_model_json(local_path(model_uri, "model_uri"))
+    return read_model_json(package_directory(model_uri))
 
 
 def package_rows(
@@ -30,7 +30,7 @@ def package_rows(
         columns: Columns of an instance; one that the file lacks is left out.
         limit: Largest number of rows; they are taken evenly from the whole file.
     """
-    table = pq.read_table(local_path(model_uri, "model_uri") / file)
+    table = pq.read_table(package_directory(model_uri) / file)
     if table.num_rows > limit:
         table = table.take(pa.array(range(table.num_rows))[:: table.num_rows // limit][:limit])
     return instances_of(table, columns), table[PREDICTION].to_pylist()

@@ -6,6 +6,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path, write_json
@@ -14,10 +15,13 @@ from kfloop.components.contracts.model_package import (
     REFERENCE,
     REQUEST,
     SAVED_MODEL,
+    ModelPackage,
     read_model_json,
     write_model_json,
 )
+from kfloop.components.deployment.package_storage import REMOTE, mounted_path
 from kfloop.components.deployment.packages import package_rows
+from kfloop.components.deployment.publish_remote import publish_remote
 from kfloop.components.deployment.smoke_test import request_columns
 
 EVALUATION = "evaluation.json"
@@ -29,18 +33,19 @@ def publish_model(model: str | Path, evaluation: str | Path, model_repository: s
     """Copies a model package to `<model_repository>/<name>/<next version>` and returns its URI.
 
     The copy is made beside and becomes the version by one rename, so nobody ever sees half of one,
-    and of two publishers at once each gets its own version.
+    and of two publishers at once each gets its own version. For buckets see `publish_remote`.
 
     Args:
         model: Directory of the package, as training wrote it.
         evaluation: The evaluation's JSON file; it is kept with the version.
-        model_repository: Directory (or file:// URI) that holds the published models.
+        model_repository: Where the published models are: a directory (or file:// URI), gs://,
+            s3://, or pvc:// of a mounted claim.
 
     Returns:
-        Absolute path of the published package.
+        Absolute path of the published package, or its URI.
 
     Raises:
-        InputError: If the package is incomplete, or the repository is not a local directory.
+        InputError: If the package is incomplete, or the repository cannot be written.
     """
     source = Path(model)
     package = read_model_json(source)
@@ -51,15 +56,21 @@ def publish_model(model: str | Path, evaluation: str | Path, model_repository: s
         raise InputError(
             f"The model name {package.name!r} cannot be a directory's name; train it under another."
         )
+    scheme = urlsplit(model_repository).scheme
+    if scheme in REMOTE:
+        with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+            _complete(source, evaluation, package, Path(scratch))
+            return publish_remote(Path(scratch), package, model_repository)
+    if scheme == "pvc":
+        mounted = publish_model(model, evaluation, str(mounted_path(model_repository)))
+        version = Path(mounted).name
+        return f"{model_repository.rstrip('/')}/{package.name}/{version}"
     shelf = local_path(model_repository, "model_repository") / package.name
     shelf.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(shelf)
     copy = Path(tempfile.mkdtemp(dir=shelf, prefix=SCRATCH_PREFIX))
     try:
-        shutil.copytree(source, copy, dirs_exist_ok=True)
-        shutil.copyfile(evaluation, copy / EVALUATION)
-        instances, _ = package_rows(str(copy), GOLDEN, request_columns(package), 1)
-        write_json(copy / REQUEST, {"instances": instances})
+        _complete(source, evaluation, package, copy)
         copy.chmod(0o755)
         while True:
             version = str(max(published_versions(shelf), default=0) + 1)
@@ -69,6 +80,14 @@ def publish_model(model: str | Path, evaluation: str | Path, model_repository: s
     except BaseException:
         shutil.rmtree(copy, ignore_errors=True)
         raise
+
+
+def _complete(source: Path, evaluation: str | Path, package: ModelPackage, copy: Path) -> None:
+    """Fills a directory with everything of a version but its number."""
+    shutil.copytree(source, copy, dirs_exist_ok=True)
+    shutil.copyfile(evaluation, copy / EVALUATION)
+    instances, _ = package_rows(str(copy), GOLDEN, request_columns(package), 1)
+    write_json(copy / REQUEST, {"instances": instances})
 
 
 def published_versions(shelf: Path) -> list[int]:

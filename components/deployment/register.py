@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kfloop.components.contracts.files import local_path, read_json
 from kfloop.components.contracts.model_package import ModelPackage
+from kfloop.components.deployment.package_storage import package_directory
 from kfloop.components.deployment.packages import read_package
 from kfloop.components.deployment.registry import OFF, URI_TAG, Version, open_registry
 from kfloop.components.images import image
@@ -16,16 +18,17 @@ def register_model(
     model_uri: str,
     evaluation: str | Path,
     registry_uri: str = "",
-    alias: str = "",
     run_id: str = "",
 ) -> str:
-    """Registers a published version; registering it again only moves the alias.
+    """Registers a published version, once; it becomes the champion by `update_champion`.
+
+    MLflow counts versions itself. When every published version is registered, and none of them
+    twice, its numbers are those of the packages; the tag `kfloop.version` is the published one.
 
     Args:
         model_uri: What publish_model returned.
         evaluation: The evaluation's JSON file; its metrics are logged with their intervals.
         registry_uri: See `open_registry`.
-        alias: Alias that the version gets, for example `champion`; empty for none.
         run_id: Id of the pipeline run, when it is known.
 
     Returns:
@@ -39,18 +42,37 @@ def register_model(
         print("The registry is off (registry_uri is 'none'): nothing is registered.", flush=True)
         return OFF
     package = read_package(model_uri)
-    uri = str(local_path(model_uri, "model_uri"))
+    directory = package_directory(model_uri)
+    uri = published_uri(model_uri)
+    document = read_json(evaluation)
     version = Version(
         package.name,
         package.version,
         uri,
         lineage(package, uri, run_id),
-        dict(flatten_metrics(read_json(evaluation))),
+        dict(flatten_metrics(document)),
         package.hyperparameters,
+        _datasets(package, document),
+        {"model.json": directory / "model.json", "evaluation.json": Path(evaluation)},
     )
-    registered = registry.register(version, alias)
+    registered = registry.register(version)
     print(f"{uri} is {registered} in the registry.", flush=True)
     return registered
+
+
+def published_uri(model_uri: str) -> str:
+    """Returns a package's URI as it is registered: without file://, and as it is in the cloud."""
+    if urlsplit(model_uri).scheme in ("", "file"):
+        return str(local_path(model_uri, "model_uri"))
+    return model_uri
+
+
+def _datasets(package: ModelPackage, evaluation: dict[str, Any]) -> dict[str, str]:
+    found = {
+        "training": package.dataset_fingerprint,
+        "evaluation": str(evaluation.get("dataset_fingerprint") or ""),
+    }
+    return {use: fingerprint for use, fingerprint in found.items() if fingerprint}
 
 
 def lineage(package: ModelPackage, uri: str, run_id: str) -> dict[str, str]:

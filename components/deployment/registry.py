@@ -1,7 +1,7 @@
 """The registry behind one interface: MLflow, Kubeflow Model Registry, or none."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ class Version:
         tags: Its lineage.
         metrics: Metric values and interval bounds by name.
         parameters: Hyperparameters.
+        datasets: Fingerprint of the data, by what it was for: training, evaluation.
+        files: What is kept with the version, by name.
     """
 
     name: str
@@ -32,13 +34,21 @@ class Version:
     tags: dict[str, str]
     metrics: dict[str, float]
     parameters: dict[str, Any]
+    datasets: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 class Registry(Protocol):
     """What kfloop asks of a registry; every failure is an `InputError`."""
 
-    def register(self, version: Version, alias: str) -> str:
-        """Registers a version once, moves the alias to it, and returns `<name>/<version>`."""
+    def register(self, version: Version) -> str:
+        """Registers a version once and returns `<name>/<version>`."""
+
+    def set_alias(self, name: str, alias: str, uri: str) -> str:
+        """Moves the alias to the version at the URI; returns `<name>/<version>`.
+
+        Empty when no version is registered from there, or the URI is: then nobody has the alias.
+        """
 
     def find(self, name: str, alias: str) -> str:
         """Returns the URI of the version that has the alias; empty when there is none."""
@@ -93,9 +103,18 @@ def find_registered(registry_uri: str, name: str, alias: str) -> str:
     Raises:
         InputError: If the registry cannot be reached.
     """
+    registry = open_existing(registry_uri)
+    return registry.find(name, alias) if registry else ""
+
+
+def open_existing(registry_uri: str) -> Registry | None:
+    """Opens a registry; None when it is off, or a file that is not there yet.
+
+    Raises:
+        InputError: As `open_registry`.
+    """
     place = registry_uri or default_registry()
     # Asking a file that is not there yet would make it, and load MLflow for nothing.
     if place.startswith(SQLITE) and not Path(place.removeprefix(SQLITE)).exists():
-        return ""
-    registry = open_registry(place)
-    return registry.find(name, alias) if registry else ""
+        return None
+    return open_registry(place)

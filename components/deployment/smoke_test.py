@@ -7,12 +7,12 @@ from typing import Any
 from kfloop.components.contracts.decision import Decision, Reason, outcome_of, write_decision
 from kfloop.components.contracts.deployment_record import Target
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import local_path
 from kfloop.components.contracts.model_package import GOLDEN, ModelPackage
-from kfloop.components.deployment.backend import connect, require_service
+from kfloop.components.deployment.backend import Backend, connect, require_service
 from kfloop.components.deployment.client import Answer, ServiceClient
 from kfloop.components.deployment.manifest import Manifest, record_of
 from kfloop.components.deployment.packages import Instance, package_rows, read_package
+from kfloop.components.deployment.resources import KFLOOP
 from kfloop.components.deployment.wait import (
     TIMEOUT_SECONDS,
     RolloutError,
@@ -34,6 +34,9 @@ def smoke_test_model(
 ) -> Decision:
     """Sends the package's golden rows to the version's own address and compares the answers.
 
+    Our model server is asked on V1 and V2. Another runtime, which has no V2, does not know missing
+    values and does not say which version it serves, is asked on V1 for the complete rows.
+
     Args:
         service: Name of the service.
         model_uri: The version to test, live or candidate.
@@ -51,9 +54,13 @@ def smoke_test_model(
     """
     backend = connect(namespace)
     manifest = require_service(backend, service)
-    target = _serving_target(manifest, service, model_uri)
+    target = _serving_target(backend, manifest, model_uri)
     package = read_package(target.storage_uri)
-    rows, expected = package_rows(target.storage_uri, GOLDEN, request_columns(package), MAX_ROWS)
+    ours = target.predictor.get("model", {}).get("modelFormat", {}).get("name") == KFLOOP
+    columns = request_columns(package) if ours else package.feature_names
+    rows, expected = package_rows(target.storage_uri, GOLDEN, columns, MAX_ROWS)
+    if not ours:
+        rows, expected = _complete(rows, expected)
     backend.ensure_running(service)
     try:
         generation = manifest["metadata"]["generation"]
@@ -61,20 +68,28 @@ def smoke_test_model(
     except RolloutError as error:
         reasons = [Reason("ready", "predictor", None, None, False, str(error))]
     else:
-        reasons = _ask(url, service, package, rows, expected, tolerance) if rows else []
+        reasons = _ask(url, service, package, rows, expected, tolerance, ours) if rows else []
     made = Decision("smoke_test", outcome_of(reasons), reasons, baseline=target.storage_uri)
     write_decision(made, decision)
     return made
 
 
-def _serving_target(manifest: Manifest, service: str, model_uri: str) -> Target:
+def _serving_target(backend: Backend, manifest: Manifest, model_uri: str) -> Target:
     """Returns the live version or the candidate, whichever `model_uri` is."""
     record = record_of(manifest)
-    uri = str(local_path(model_uri, "model_uri"))
+    uri = backend.storage_uri(model_uri)
     for target in (record.candidate, record.stable):
         if target and target.storage_uri == uri:
             return target
+    service = manifest["metadata"]["name"]
     raise InputError(f"The service {service!r} does not serve {uri}; deploy it first.")
+
+
+def _complete(rows: list[Instance], expected: list[Any]) -> tuple[list[Instance], list[Any]]:
+    kept = [
+        (row, value) for row, value in zip(rows, expected, strict=True) if None not in row.values()
+    ]
+    return [row for row, _ in kept], [value for _, value in kept]
 
 
 def _ask(
@@ -84,17 +99,18 @@ def _ask(
     rows: list[Instance],
     expected: list[Any],
     tolerance: float,
+    ours: bool,
 ) -> list[Reason]:
     request_id = f"smoke-{uuid.uuid4().hex}"
     with ServiceClient(url, service) as client:
-        answers = {
-            "V1": client.predict(rows, request_id),
-            "V2": client.infer(rows, package, request_id),
-        }
+        answers = {"V1": client.predict(rows, request_id, package.classes)}
+        if ours:
+            answers["V2"] = client.infer(rows, package, request_id)
+    version = package.version if ours else ""
     return [
         reason
         for protocol, answer in answers.items()
-        for reason in _check(protocol, answer, expected, package.version, tolerance)
+        for reason in _check(protocol, answer, expected, version, tolerance)
     ]
 
 
@@ -105,14 +121,20 @@ def request_columns(package: ModelPackage) -> list[str]:
 
 
 def _check(
-    protocol: str, answer: Answer, expected: list[Any], version: str, tolerance: float
+    protocol: str,
+    answer: Answer,
+    expected: list[Any],
+    version: str,
+    tolerance: float,
 ) -> list[Reason]:
     if not answer.ok:
         why = f"{protocol} is answered {answer.status}: {answer.error}"
         return [Reason("answers", protocol, answer.status, 200, False, why)]
-    same = answer.model_version == version
-    why = f"{protocol} is answered by version {answer.model_version}"
-    reasons = [Reason("model_version", protocol, answer.model_version, version, same, why)]
+    reasons = []
+    if version:
+        same = answer.model_version == version
+        why = f"{protocol} is answered by version {answer.model_version}"
+        reasons = [Reason("model_version", protocol, answer.model_version, version, same, why)]
     if len(answer.predictions) != len(expected):
         why = f"{protocol} gives {len(answer.predictions)} predictions for {len(expected)} rows"
         return [

@@ -20,10 +20,11 @@ from kfloop.components.contracts.decision import (
 )
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path, write_json, write_text
+from kfloop.components.contracts.metrics import MAIN_METRIC
 from kfloop.components.contracts.model_package import ModelPackage, read_model_json
-from kfloop.components.evaluation.bootstrap import Estimate, estimate
+from kfloop.components.evaluation.bootstrap import Estimate, Part, estimate_parts
 from kfloop.components.evaluation.labels import read_labels
-from kfloop.components.evaluation.metrics import MAIN_METRIC, improvement_measure, measure_of
+from kfloop.components.evaluation.metrics import Measure, improvement_measure, measure_of
 from kfloop.components.evaluation.slices import slices_of
 from kfloop.components.evaluation.tables import estimate_text, number_text, table
 
@@ -154,36 +155,38 @@ def _compare(
     if package.task == "multiclass":
         old = old[:, [champion.classes.index(name) for name in package.classes]]
 
-    def judge(at: np.ndarray | slice) -> dict[str, Any]:
-        return _metrics(package.task, labels[at], new[at], old[at], settings)
+    def pair(at: np.ndarray | slice) -> tuple[Measure, Measure]:
+        return (
+            measure_of(package.task, labels[at], new[at], settings.threshold),
+            measure_of(package.task, labels[at], old[at], settings.threshold),
+        )
 
-    slices = []
-    for part in slices_of(rows, settings.slices):
-        entry: dict[str, Any] = {"slice": part.name, "rows": len(part.rows), "metrics": {}}
-        if len(part.rows) < settings.minimum_slice_size:
+    parts = slices_of(rows, settings.slices)
+    judged = [part for part in parts if len(part.rows) >= settings.minimum_slice_size]
+    pairs = [pair(slice(None)), *(pair(part.rows) for part in judged)] if rows.num_rows else []
+    wanted: list[Part] = [
+        (improvement_measure(*both), at)
+        for both, at in zip(pairs, [None, *(part.rows for part in judged)], strict=False)
+    ]
+    improvements = estimate_parts(wanted, rows.num_rows, settings.resamples, settings.seed)
+    metrics = list(map(_metrics, pairs, improvements))
+    of_slice = dict(zip((part.name for part in judged), metrics[1:], strict=True))
+    slices: list[dict[str, Any]] = []
+    for part in parts:
+        entry = {"slice": part.name, "rows": len(part.rows), "metrics": of_slice.get(part.name, {})}
+        if part.name not in of_slice:
             entry["why"] = f"fewer than {settings.minimum_slice_size} rows"
-        else:
-            entry["metrics"] = judge(part.rows)
         slices.append(entry)
-    metrics = judge(slice(None)) if rows.num_rows else {}
-    return {"rows": rows.num_rows, "metrics": metrics, "slices": slices}
+    return {"rows": rows.num_rows, "metrics": metrics[0] if metrics else {}, "slices": slices}
 
 
 def _metrics(
-    task: str, labels: np.ndarray, new: np.ndarray, old: np.ndarray, settings: CompareSettings
-) -> dict[str, Any]:
-    everything = np.ones((1, len(labels)))
-    both = [measure_of(task, labels, each, settings.threshold)(everything) for each in (new, old)]
-    improvements = estimate(
-        improvement_measure(task, labels, new, old, settings.threshold),
-        len(labels),
-        settings.resamples,
-        settings.seed,
-    )
+    pair: tuple[Measure, Measure], improvements: dict[str, Estimate]
+) -> dict[str, dict[str, Any]]:
     return {
         name: {
-            "candidate": _number(both[0][name][0]),
-            "champion": _number(both[1][name][0]),
+            "candidate": _number(pair[0].values[name]),
+            "champion": _number(pair[1].values[name]),
             "improvement": asdict(found),
         }
         for name, found in improvements.items()

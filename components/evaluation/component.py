@@ -34,15 +34,16 @@ def evaluate_model(
         dataset: Labelled rows with the model's features; none of them trained on.
         evaluation: All results as JSON. Metadata: metric values and interval bounds, rows, window.
         metrics: Metric values, with `_low` and `_high` for the 95 % interval.
-        curves: ROC curve (binary) and confusion matrix; empty for regression.
+        curves: ROC curve (of a multiclass model: every row counted once per class) and confusion
+            matrix; empty for regression.
         report: The model card.
         predictions: `prediction` of every row, with its label, entities and timestamp.
         slices: Columns; the rows of each value are judged on their own too. Columns joined by a
             comma are crossed.
         minimum_slice_size: Slices with fewer rows are named, but not judged.
         threshold: Binary: probability from which a row is called positive.
-        threshold_by: Binary: f1 chooses the threshold with the best F1 instead, cost the one with
-            the least cost; empty does not.
+        threshold_by: Binary: f1, accuracy, youden (true less false positive rate) or cost chooses
+            the threshold that is best by it on these rows; empty keeps `threshold`.
         resamples: Bootstrap resamples behind the intervals; 0 for none.
         seed: Random seed of the resamples.
         groups: Binary: columns whose values must be treated alike; how often each is called

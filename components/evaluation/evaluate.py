@@ -10,37 +10,28 @@ import pyarrow as pa
 from kfloop.components.contracts.dataset import describe, read_dataset, write_dataset
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_json, write_text
+from kfloop.components.contracts.metrics import METRICS, THRESHOLD_RULES
 from kfloop.components.contracts.model_io import prediction_column
 from kfloop.components.contracts.model_package import PREDICTION, ModelPackage, read_model_json
-from kfloop.components.evaluation.bootstrap import Estimate, estimate
+from kfloop.components.evaluation.bootstrap import Estimate, Part, estimate_parts
 from kfloop.components.evaluation.curves import (
     MAXIMUM_CLASSES,
     BinaryCurves,
+    ClassCurves,
     binary_curves,
+    class_curves,
+    class_table,
     confusion_matrix,
 )
 from kfloop.components.evaluation.fairness import fairness_gaps
 from kfloop.components.evaluation.importance import permutation_importance
 from kfloop.components.evaluation.labels import read_labels
 from kfloop.components.evaluation.latency import measure_latency
-from kfloop.components.evaluation.metrics import (
-    best_f1_threshold,
-    cheapest_threshold,
-    measure_of,
-)
+from kfloop.components.evaluation.metrics import measure_of
 from kfloop.components.evaluation.report import Card, model_card
 from kfloop.components.evaluation.score import load_scorer
-from kfloop.components.evaluation.slices import slices_of
-
-# fmt: off
-METRICS = {
-    "binary": [
-        "auc", "pr_auc", "log_loss", "brier", "accuracy", "precision", "recall", "f1", "ece"
-    ],
-    "multiclass": ["accuracy", "log_loss", "macro_f1", "macro_auc"],
-    "regression": ["mae", "rmse", "r2", "mean_error"],
-}
-# fmt: on
+from kfloop.components.evaluation.slices import Slice, slices_of
+from kfloop.components.evaluation.thresholds import best_threshold
 
 
 @dataclass
@@ -51,9 +42,8 @@ class EvaluateSettings:
         slices: Columns; the rows of each value are judged on their own too.
         minimum_slice_size: Slices with fewer rows are named, but not judged.
         threshold: Binary: rows with at least this probability are called positive.
-        threshold_by: Binary: `f1` chooses the threshold with the best F1 on these rows instead,
-            `cost` the one with the least cost, which flatters the metrics at the threshold a
-            little; empty keeps `threshold`.
+        threshold_by: Binary: one of `THRESHOLD_RULES`: the threshold that is best by it on these
+            rows, which flatters the metrics at the threshold a little; empty keeps `threshold`.
         resamples: Bootstrap resamples behind every interval; 0 for no intervals.
         seed: Of the resamples.
         groups: Binary: columns whose values must be treated alike; see `fairness_gaps`.
@@ -82,14 +72,14 @@ class Evaluated:
         document: The content of the evaluation file.
         scalars: Metric values and interval bounds, without the undefined ones.
         predictions: Metadata of the predictions dataset.
-        curves: ROC and other curves of a binary model, or None.
+        curves: ROC and other curves of a binary or multiclass model, or None.
         confusion: Names of the classes and the matrix, or None (regression, too many classes).
     """
 
     document: dict[str, Any]
     scalars: dict[str, float]
     predictions: dict[str, Any] = field(default_factory=dict)
-    curves: BinaryCurves | None = None
+    curves: BinaryCurves | ClassCurves | None = None
     confusion: tuple[list[str], list[list[int]]] | None = None
 
     @property
@@ -100,15 +90,19 @@ class Evaluated:
 
     @property
     def classification_metadata(self) -> dict[str, Any]:
-        """ROC curve and confusion matrix as the metadata of KFP's ClassificationMetrics."""
+        """ROC curve and confusion matrix as the metadata of KFP's ClassificationMetrics.
+
+        A multiclass model's ROC curve is the pooled one, since a mean of curves has no thresholds.
+        """
         metadata: dict[str, Any] = {}
-        if self.curves is not None and self.curves.threshold:
+        roc = self.curves.pooled if isinstance(self.curves, ClassCurves) else self.curves
+        if roc is not None and roc.threshold:
             metadata["confidenceMetrics"] = [
                 {"confidenceThreshold": threshold, "falsePositiveRate": false, "recall": true}
                 for threshold, false, true in zip(
-                    self.curves.threshold,
-                    self.curves.false_positive_rate,
-                    self.curves.true_positive_rate,
+                    roc.threshold,
+                    roc.false_positive_rate,
+                    roc.true_positive_rate,
                     strict=True,
                 )
             ]
@@ -140,7 +134,8 @@ def evaluate(
         evaluation: JSON file to write: `task`, `label`, `rows`, `metrics` ({name: {value, low,
             high}}, with `why` where undefined), `slices` (a list of {slice, rows, metrics}, with
             `why` where too small), `trivial` (what a model without features reaches), `threshold`,
-            `fairness`, `latency`, `importance`, `dataset_fingerprint`, `model`, `window`.
+            `threshold_by`, `fairness`, `latency`, `importance`, `classes` (multiclass: of each
+            one), `curves` (see `curves`), `confusion`, `dataset_fingerprint`, `model`, `window`.
         report: HTML file of the model card to write.
         predictions: Dataset to write: `prediction` with label, entities and timestamp.
         settings: How to evaluate.
@@ -166,8 +161,7 @@ def evaluate(
         "task": package.task,
         "label": package.label,
         "rows": table.num_rows,
-        "metrics": _metrics(labels, outputs, package, threshold, settings),
-        "slices": _slices(table, labels, outputs, package, threshold, settings),
+        **_judged(table, labels, outputs, package, threshold, settings),
         "minimum_slice_size": settings.minimum_slice_size,
         "trivial": _trivial(labels, package.task),
         "fairness": _fairness(table, labels, outputs, package, threshold, settings),
@@ -176,6 +170,7 @@ def evaluate(
             scorer, table, labels, package, settings.importance_rows, settings.seed
         ),
         "threshold": threshold,
+        "threshold_by": _threshold_rule(settings) if threshold is not None else "",
         "dataset_fingerprint": data["fingerprint"],
         "window": {"since": data.get("since", ""), "until": data.get("until", "")},
         "model": {
@@ -190,10 +185,7 @@ def evaluate(
     if table.num_rows:
         _add_curves(result, labels, outputs, package, threshold)
     write_json(evaluation, document)
-    write_text(
-        report,
-        model_card(Card(package, document, labels, outputs, result.curves, result.confusion)),
-    )
+    write_text(report, model_card(Card(package, document, labels, outputs, result.curves)))
     context = {package.label, package.timestamp, *package.entities} - {PREDICTION}
     kept = table.select([name for name in table.column_names if name in context])
     result.predictions = write_dataset(
@@ -205,9 +197,10 @@ def evaluate(
 def _check(settings: EvaluateSettings) -> None:
     if not 0 <= settings.threshold <= 1:
         raise InputError(f"threshold is {settings.threshold}; it must be between 0 and 1.")
-    if settings.threshold_by not in ("", "f1", "cost"):
+    if settings.threshold_by not in ("", *THRESHOLD_RULES):
         raise InputError(
-            f"threshold_by is {settings.threshold_by!r}; it must be 'f1', 'cost' or empty."
+            f"threshold_by is {settings.threshold_by!r}; it must be empty or one of "
+            f"{', '.join(THRESHOLD_RULES)}."
         )
     if min(settings.false_positive_cost, settings.false_negative_cost) <= 0:
         raise InputError("false_positive_cost and false_negative_cost must be above 0.")
@@ -222,27 +215,52 @@ def _threshold(
 ) -> float | None:
     if package.task != "binary":
         return None
-    if settings.threshold_by == "f1" and labels.any():
-        return best_f1_threshold(labels, outputs)
-    if settings.threshold_by == "cost" and len(labels):
-        costs = settings.false_positive_cost, settings.false_negative_cost
-        return cheapest_threshold(labels, outputs, *costs)
-    return settings.threshold
+    if not settings.threshold_by or not len(labels):
+        return settings.threshold
+    costs = settings.false_positive_cost, settings.false_negative_cost
+    return best_threshold(labels, outputs, settings.threshold_by, *costs)
 
 
-def _metrics(
+def _threshold_rule(settings: EvaluateSettings) -> str:
+    if settings.threshold_by != "cost":
+        return settings.threshold_by
+    return (
+        f"cost, {settings.false_positive_cost:g} for a false positive and "
+        f"{settings.false_negative_cost:g} for a false negative"
+    )
+
+
+def _judged(
+    table: pa.Table,
     labels: np.ndarray,
     outputs: np.ndarray,
     package: ModelPackage,
     threshold: float | None,
     settings: EvaluateSettings,
-) -> dict[str, dict[str, Any]]:
-    if not len(labels):
-        nothing = {"value": None, "low": None, "high": None, "why": "the dataset has no rows"}
-        return {name: dict(nothing) for name in METRICS[package.task]}
-    measure = measure_of(package.task, labels, outputs, threshold or 0.0)
-    found = estimate(measure, len(labels), settings.resamples, settings.seed)
-    return {name: _entry(found[name], labels) for name in METRICS[package.task]}
+) -> dict[str, Any]:
+    """Returns the metrics of all rows and of every slice, from the same resamples."""
+    parts = slices_of(table, settings.slices)
+    judged = [part for part in parts if len(part.rows) >= settings.minimum_slice_size]
+    everything = Slice("", np.arange(len(labels)))
+    wanted: list[Part] = []
+    for part in [everything, *judged] if len(labels) else []:
+        measure = measure_of(package.task, labels[part.rows], outputs[part.rows], threshold or 0.0)
+        wanted.append((measure, None if part is everything else part.rows))
+    found = estimate_parts(wanted, len(labels), settings.resamples, settings.seed)
+    metrics = [
+        {name: _entry(each[name], labels[part.rows]) for name in METRICS[package.task]}
+        for part, each in zip([everything, *judged], found, strict=False)
+    ]
+    nothing = {"value": None, "low": None, "high": None, "why": "the dataset has no rows"}
+    of_slice = dict(zip((part.name for part in judged), metrics[1:], strict=True))
+    slices: list[dict[str, Any]] = []
+    for part in parts:
+        entry = {"slice": part.name, "rows": len(part.rows), "metrics": of_slice.get(part.name, {})}
+        if part.name not in of_slice:
+            entry["why"] = f"fewer than {settings.minimum_slice_size} rows"
+        slices.append(entry)
+    empty = {name: dict(nothing) for name in METRICS[package.task]}
+    return {"metrics": metrics[0] if metrics else empty, "slices": slices}
 
 
 def _entry(found: Estimate, labels: np.ndarray) -> dict[str, Any]:
@@ -255,28 +273,6 @@ def _entry(found: Estimate, labels: np.ndarray) -> dict[str, Any]:
             else f"it is undefined for these {len(labels)} rows"
         )
     return entry
-
-
-def _slices(
-    table: pa.Table,
-    labels: np.ndarray,
-    outputs: np.ndarray,
-    package: ModelPackage,
-    threshold: float | None,
-    settings: EvaluateSettings,
-) -> list[dict[str, Any]]:
-    found = []
-    for part in slices_of(table, settings.slices):
-        rows = len(part.rows)
-        entry: dict[str, Any] = {"slice": part.name, "rows": rows, "metrics": {}}
-        if rows < settings.minimum_slice_size:
-            entry["why"] = f"fewer than {settings.minimum_slice_size} rows"
-        else:
-            entry["metrics"] = _metrics(
-                labels[part.rows], outputs[part.rows], package, threshold, settings
-            )
-        found.append(entry)
-    return found
 
 
 def _fairness(
@@ -322,11 +318,20 @@ def _add_curves(
     package: ModelPackage,
     threshold: float | None,
 ) -> None:
+    if package.task == "regression":
+        return
     if package.task == "binary":
         result.curves = binary_curves(labels, outputs)
         called = (outputs >= threshold).astype(int)
         names = [f"not {package.label}", package.label]
         result.confusion = names, confusion_matrix(labels.astype(int), called, 2)
-    elif package.task == "multiclass" and len(package.classes) <= MAXIMUM_CLASSES:
-        matrix = confusion_matrix(labels, outputs.argmax(axis=1), len(package.classes))
-        result.confusion = package.classes, matrix
+    else:
+        result.curves = class_curves(labels, outputs, package.classes)
+        result.document["classes"] = class_table(labels, outputs, package.classes)
+        if len(package.classes) <= MAXIMUM_CLASSES:
+            matrix = confusion_matrix(labels, outputs.argmax(axis=1), len(package.classes))
+            result.confusion = package.classes, matrix
+    result.document["curves"] = asdict(result.curves)
+    if result.confusion:
+        names, matrix = result.confusion
+        result.document["confusion"] = {"classes": names, "rows": matrix}

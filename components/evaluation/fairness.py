@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from kfloop.components.contracts.metrics import FAIRNESS_RATES
 from kfloop.components.evaluation.slices import slices_of
-
-RATES = ("selection_rate", "true_positive_rate", "false_positive_rate")
 
 
 def fairness_gaps(
@@ -50,7 +49,10 @@ def fairness_gaps(
             else:
                 group |= _rates(labels[part.rows], called[part.rows])
             groups.append(group)
-        found[column] = {"groups": groups, "gaps": {rate: _gap(groups, rate) for rate in RATES}}
+        found[column] = {
+            "groups": groups,
+            "gaps": {rate: _gap(groups, rate) for rate in FAIRNESS_RATES},
+        }
     return found
 
 
@@ -58,7 +60,7 @@ def _rates(labels: np.ndarray, called: np.ndarray) -> dict[str, float | None]:
     parts = (called, called[labels == 1], called[labels == 0])
     return {
         rate: float(part.mean()) if len(part) else None
-        for rate, part in zip(RATES, parts, strict=True)
+        for rate, part in zip(FAIRNESS_RATES, parts, strict=True)
     }
 
 

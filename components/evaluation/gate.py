@@ -14,6 +14,7 @@ from kfloop.components.contracts.decision import (
 )
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import read_json
+from kfloop.components.contracts.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from kfloop.components.evaluation.gate_checks import (
     GateRules,
     against_champion,
@@ -23,7 +24,6 @@ from kfloop.components.evaluation.gate_checks import (
     read_comparison,
     too_small,
 )
-from kfloop.components.evaluation.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER
 
 # {"minimum": 0.7} and/or {"maximum": 2.0}
 Limits = dict[str, float]

@@ -9,7 +9,7 @@ from typing import Any
 from kfloop.components.contracts.decision import Reason
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import read_json
-from kfloop.components.evaluation.fairness import RATES
+from kfloop.components.contracts.metrics import FAIRNESS_RATES
 
 NO_BASELINE_POLICIES = ("pass", "fail")
 
@@ -108,8 +108,8 @@ def fairness_reasons(document: dict[str, Any], limits: Mapping[str, Any]) -> lis
         )
     reasons = []
     for rate, given in limits.items():
-        if rate not in RATES:
-            raise InputError(f"fairness names {rate!r}; it knows {', '.join(RATES)}.")
+        if rate not in FAIRNESS_RATES:
+            raise InputError(f"fairness names {rate!r}; it knows {', '.join(FAIRNESS_RATES)}.")
         limit = number_of(given, f"fairness.{rate}")
         for column, found in document["fairness"].items():
             gap, name = found["gaps"][rate], rate.replace("_", " ")

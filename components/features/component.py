@@ -135,3 +135,45 @@ def retrieve_online(
     online.metadata.update(told)
     decision.metadata.update(decided)
     return decided["decision"]
+
+
+@dsl.component(base_image=image("features"), install_kfp_package=False)
+def detect_serving_skew(
+    log: dsl.Input[dsl.Dataset],
+    feature_repo: dsl.Input[dsl.Artifact],
+    decision: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    timestamp: str,
+    feature_service: str = "",
+    maximum_share: float = 0.01,
+    limit: int = 5000,
+) -> str:
+    """Compares the feature values in requests with the store's at the requests' times.
+
+    Args:
+        log: Rows of the inference log, with the entity keys.
+        feature_repo: The applied repository, with tables that reach the log's window.
+        decision: The decision: `fail` when a feature differs in too many rows.
+        page: Every feature with its share of rows that differ.
+        timestamp: Column of the log: the moment that each row is about.
+        feature_service: The features; empty for a loop without any.
+        maximum_share: Largest share of rows, 0 to 1, in which a feature may differ.
+        limit: Most rows, from the newest; 0 compares all.
+
+    Returns:
+        `pass`, `fail` or `no_data`.
+    """
+    from kfloop.components.features.serving_skew import detect_serving_skew as detect
+
+    outcome, metadata = detect(
+        log.path,
+        feature_repo.path,
+        decision.path,
+        page.path,
+        timestamp,
+        feature_service,
+        maximum_share,
+        limit,
+    )
+    decision.metadata.update(metadata)
+    return outcome

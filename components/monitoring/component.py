@@ -23,6 +23,8 @@ def detect_drift(
     slices: List[str] = [],
     multivariate: bool = False,
     seed: int = 0,
+    history_uri: str = "",
+    run_id: str = "",
 ) -> str:
     """Compares a window of live traffic with the training data the model was published with.
 
@@ -46,6 +48,8 @@ def detect_drift(
         slices: Columns; the rows of each value are compared on their own too.
         multivariate: Also test whether a classifier can tell the window from the reference.
         seed: Of sampling and splits.
+        history_uri: File on a shared volume that remembers the windows, for the trend on the page.
+        run_id: Name of this run, so that a retried step does not count itself.
 
     Returns:
         `pass`, `fail`, `no_data` or `no_baseline`.
@@ -57,6 +61,8 @@ def detect_drift(
         model_uri,
         decision.path,
         page.path,
+        history_uri,
+        run_id,
         minimum_rows=minimum_rows,
         maximum_rows=maximum_rows,
         minimum_drifted=minimum_drifted,
@@ -70,6 +76,29 @@ def detect_drift(
     )
     decision.metadata.update(report.metadata)
     return report.decision.decision
+
+
+@dsl.component(base_image=image("monitoring"), install_kfp_package=False)
+def score_outliers(
+    current: dsl.Input[dsl.Dataset],
+    model_uri: str,
+    scores: dsl.Output[dsl.Dataset],
+    contamination: float = 0.01,
+    seed: int = 0,
+):
+    """Scores how unlike the training data each single request is, by an isolation forest.
+
+    Args:
+        current: Rows of the inference log, or any rows with the model's features.
+        model_uri: Published model package; the forest is grown on its reference sample.
+        scores: `request_id`, `row`, `event_time`, `outlier_score` (higher is stranger) and
+            `outlier`. Metadata: the dataset's, `outliers`, `outlier_share`.
+        contamination: Share of the reference that counts as outliers; sets the threshold.
+        seed: Of the forest.
+    """
+    from kfloop.components.monitoring.outliers import score_outliers as score
+
+    scores.metadata.update(score(current.path, model_uri, scores.path, contamination, seed))
 
 
 @dsl.component(base_image=image("monitoring"), install_kfp_package=False)
@@ -212,6 +241,7 @@ def export_metrics(
     data_quality: dsl.Input[dsl.Artifact],
     drift: dsl.Input[dsl.Artifact],
     performance: dsl.Input[dsl.Artifact],
+    serving_skew: dsl.Input[dsl.Artifact],
     retraining: dsl.Input[dsl.Artifact],
     service: str,
     model_version: str,
@@ -227,6 +257,7 @@ def export_metrics(
         data_quality: Decision of the window's validation.
         drift: Decision of detect_drift.
         performance: Decision of measure_performance.
+        serving_skew: Decision of detect_serving_skew.
         retraining: Decision of decide_retraining.
         service: Name of the service.
         model_version: Its live model.
@@ -236,8 +267,8 @@ def export_metrics(
     """
     from kfloop.components.monitoring.export import export_metrics as export
 
-    decisions = [one.path for one in (data_quality, drift, performance, retraining)]
-    export(decisions, service, model_version, until, destination)
+    decisions = data_quality, drift, performance, serving_skew, retraining
+    export([one.path for one in decisions], service, model_version, until, destination)
 
 
 @dsl.component(base_image=image("monitoring"), install_kfp_package=False)

@@ -27,6 +27,7 @@ from kfloop.components.monitoring import drift_page
 from kfloop.components.monitoring.compare import FLOORS, Comparison, Rules, compare
 from kfloop.components.monitoring.multivariate import classifier_check
 from kfloop.components.monitoring.package import read_package, read_reference
+from kfloop.components.monitoring.trend import remember, trend
 from kfloop.components.monitoring.window import Window, answered, of_version, sample, texts
 
 GATE = "drift"
@@ -106,6 +107,8 @@ def detect_drift(
     model_uri: str,
     decision: str | Path,
     page: str | Path,
+    history_uri: str = "",
+    run: str = "",
     **settings: Any,
 ) -> Report:
     """Compares a window of the inference log with the reference inside the model package.
@@ -115,6 +118,9 @@ def detect_drift(
         model_uri: Published model package.
         decision: Where the decision is written.
         page: Where the HTML page is written.
+        history_uri: File (path or file:// URI) that remembers the windows, for the trend on the
+            page; empty shows this window alone.
+        run: Name of the pipeline run; a retry under the same name replaces its window.
         **settings: See `Settings`.
 
     Raises:
@@ -132,7 +138,12 @@ def detect_drift(
         "drifted": [c.name for c in report.comparisons if c.drifted],
     }
     write_decision(report.decision, decision)
-    write_text(page, render(report.decision, drift_page.distributions(report.comparisons)))
+    extra = drift_page.distributions(report.comparisons)
+    if report.comparisons and history_uri:
+        version = package.version
+        seen = remember(history_uri, window.until, version, run, report.comparisons)
+        extra = trend(seen) + extra
+    write_text(page, render(report.decision, extra))
     print(report.decision.summary, flush=True)
     return report
 

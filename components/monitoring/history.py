@@ -1,16 +1,13 @@
-"""The history of retraining decisions: JSON lines in one file, appended under a lock."""
+"""The history of retraining decisions: one JSON line per window."""
 
-import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 
 from kfloop.components.contracts.dataset import parse_time
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import local_path, write_text
+from kfloop.components.monitoring.json_lines import Document, JsonLines, open_json_lines
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,9 @@ class Entry:
 class History:
     """Past entries, oldest window first; new ones are added while the file is locked."""
 
-    def __init__(self, path: Path | None, entries: list[Entry]) -> None:
-        self._path = path
+    def __init__(self, lines: JsonLines) -> None:
+        self._lines = lines
+        entries = [_entry(number, one) for number, one in enumerate(lines.documents, start=1)]
         self.entries = sorted(entries, key=lambda entry: entry.moment)
 
     def others(self, run: str) -> list[Entry]:
@@ -51,11 +49,9 @@ class History:
         return [entry for entry in self.entries if not run or entry.run != run]
 
     def add(self, entry: Entry) -> None:
-        """Writes the history with `entry` in it; a reader sees the old file or the new one."""
+        """Writes the history with `entry` in it."""
         self.entries = sorted([*self.others(entry.run), entry], key=lambda e: e.moment)
-        if self._path is not None:
-            lines = [json.dumps(asdict(kept)) + "\n" for kept in self.entries]
-            write_text(self._path, "".join(lines))
+        self._lines.write([asdict(kept) for kept in self.entries])
 
 
 @contextmanager
@@ -65,26 +61,15 @@ def open_history(uri: str) -> Iterator[History]:
     Raises:
         InputError: If the file is not a history.
     """
-    if not uri:
-        yield History(None, [])
-        return
-    path = local_path(uri, "history_uri")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield History(path, _read(path))
+    with open_json_lines(uri, "retraining history") as lines:
+        yield History(lines)
 
 
-def _read(path: Path) -> list[Entry]:
-    if not path.exists():
-        return []
-    entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entries.append(Entry(**json.loads(line)))
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"Line {number} of the retraining history {path} cannot be read: {error}; "
-                "repair or remove the line."
-            ) from error
-    return entries
+def _entry(number: int, document: Document) -> Entry:
+    try:
+        return Entry(**document)
+    except TypeError as error:
+        raise InputError(
+            f"Entry {number} of the retraining history cannot be read: {error}; repair or remove "
+            "the line."
+        ) from error

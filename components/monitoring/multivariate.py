@@ -34,17 +34,19 @@ def classifier_check(
         seed: Of the samples, the folds and the classifier.
     """
     old, new = sample(reference, ROWS, seed), sample(current, ROWS, seed)
-    blocks = [_columns(old, new, feature) for feature in features]
-    matrix = np.concatenate(blocks, axis=1)
-    p_value, distance = significance.classifier(
-        matrix[: old.num_rows], matrix[old.num_rows :], seed
-    )
+    p_value, distance = significance.classifier(*matrices(old, new, features), seed)
     why = (
         f"a classifier tells the window from the reference with a KS distance of {distance:.3g} "
         f"(p {p_value:.2g})"
     )
     passed = p_value >= allowed or distance <= FLOOR
     return Reason("classifier", "all features", distance, FLOOR, passed, why)
+
+
+def matrices(old: pa.Table, new: pa.Table, features: list[Feature]) -> tuple[Numbers, Numbers]:
+    """Returns both tables as numbers, scaled by the first; texts and gaps become indicators."""
+    matrix = np.concatenate([_columns(old, new, feature) for feature in features], axis=1)
+    return matrix[: old.num_rows], matrix[old.num_rows :]
 
 
 def _columns(old: pa.Table, new: pa.Table, feature: Feature) -> Numbers:

@@ -1,20 +1,18 @@
-"""Which columns are the model's features, and what the label holds."""
+"""Which columns are the model's features."""
 
 import keyword
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.inference_log import RESERVED
 from kfloop.components.contracts.model_io import feature_type
-from kfloop.components.contracts.model_package import PREDICTION, TASKS, Feature
+from kfloop.components.contracts.model_package import PREDICTION, Feature
 
 # What a SavedModel's signature can name; anything else is renamed or refused by TensorFlow.
 _INPUT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -50,20 +48,6 @@ class SchemaHints:
     unavailable: set[str] = field(default_factory=set)
     categorical: set[str] = field(default_factory=set)
     domains: dict[str, list[str]] = field(default_factory=dict)
-
-
-@dataclass
-class Label:
-    """The label as the network is trained on it.
-
-    Attributes:
-        values: float32 0/1 (binary), int32 class positions (multiclass) or float64 numbers in the
-            label's own unit (regression).
-        classes: The classes by position; multiclass only.
-    """
-
-    values: np.ndarray
-    classes: list[str] = field(default_factory=list)
 
 
 def read_schema_hints(path: str | Path) -> SchemaHints:
@@ -167,107 +151,25 @@ def _require_supported(features: list[Feature], schema: pa.Schema) -> None:
             )
 
 
-def read_label(column: pa.ChunkedArray, name: str, task: str) -> Label:
-    """Checks a label column and returns its values for training.
+def categorical_features(
+    features: list[Feature], wanted: tuple[str, ...], declared: set[str]
+) -> set[str]:
+    """Returns the integer features that are treated as categories.
 
     Args:
-        column: The label of every row.
-        name: Its column name, for the errors.
-        task: One of `TASKS`. A binary label is a boolean, or a number that is 0 or 1. Classes are
-            strings, integers or booleans. A regression label is a number.
+        features: The model's features.
+        wanted: The hyperparameter `categorical`.
+        declared: Those that the data schema declares.
 
     Raises:
-        InputError: If the task is unknown, or the label has nulls, is constant, or does not fit
-            the task.
+        InputError: If `wanted` names something that cannot be a category.
     """
-    if task not in TASKS:
-        raise InputError(f"The task is {task!r}; it must be one of {', '.join(TASKS)}.")
-    if column.null_count:
+    integers = {feature.name for feature in features if feature.type == "int"}
+    strings = {feature.name for feature in features if feature.type == "string"}
+    wrong = [name for name in wanted if name not in integers | strings]
+    if wrong:
         raise InputError(
-            f"The label {name!r} is null in {column.null_count} of {len(column)} rows; "
-            "filter those rows out in the query."
+            f"The hyperparameter categorical names {', '.join(map(repr, wrong))}, which is not an "
+            f"integer feature; those are {', '.join(sorted(integers)) or 'none'}."
         )
-    distinct = pc.unique(column)
-    if len(distinct) < 2:
-        raise InputError(
-            f"The label {name!r} is {distinct[0].as_py()!r} in all {len(column)} rows; "
-            "there is nothing to learn, so check the query that makes it."
-        )
-    read = {"binary": _binary, "multiclass": _classes, "regression": _numbers}[task]
-    return read(column, name)
-
-
-def _binary(column: pa.ChunkedArray, name: str) -> Label:
-    kind = feature_type(column.type)
-    values = column.cast(pa.float64()).to_numpy() if kind in ("float", "int", "bool") else None
-    if values is None or not np.isin(values, (0.0, 1.0)).all():
-        shown = ", ".join(repr(value) for value in pc.unique(column)[:5].to_pylist())
-        raise InputError(
-            f"The label {name!r} holds {shown}; for the task binary it must be a boolean or 0 and "
-            "1, so compare it with the positive value in the query."
-        )
-    return Label(values.astype(np.float32))
-
-
-def _classes(column: pa.ChunkedArray, name: str) -> Label:
-    kind = feature_type(column.type)
-    if kind == "float":
-        numbers = column.cast(pa.float64()).to_numpy()
-        if np.isfinite(numbers).all() and (numbers == np.round(numbers)).all():
-            column, kind = column.cast(pa.int64()), "int"
-    if kind not in ("string", "int", "bool"):
-        raise InputError(
-            f"The label {name!r} holds {column.type}; for the task multiclass it must be strings "
-            "or integers, so cast it in the query, or use the task regression."
-        )
-    values = column.cast(pa.int64() if kind != "string" else pa.string())
-    distinct = sorted(pc.unique(values).to_pylist())
-    positions = pc.index_in(values, pa.array(distinct, values.type)).to_numpy()
-    return Label(positions.astype(np.int32), [str(value) for value in distinct])
-
-
-def _numbers(column: pa.ChunkedArray, name: str) -> Label:
-    if feature_type(column.type) not in ("float", "int"):
-        raise InputError(
-            f"The label {name!r} holds {column.type}; for the task regression it must be a number."
-        )
-    values = column.cast(pa.float64()).to_numpy()
-    if not np.isfinite(values).all():
-        raise InputError(
-            f"The label {name!r} holds NaN or infinity in {int((~np.isfinite(values)).sum())} of "
-            f"{len(values)} rows; filter those rows out in the query."
-        )
-    return Label(values)
-
-
-def class_weights(label: Label, wanted: str | dict[str, float], rows: np.ndarray) -> list[float]:
-    """Returns the weight of each class by position; an empty list for all alike.
-
-    Args:
-        label: As `read_label` returns it.
-        wanted: The hyperparameter `class_weights`: "", "balanced" or class to weight. The classes
-            of a binary label are named "0" and "1", or "false" and "true".
-        rows: Row numbers that are learned from, which "balanced" counts.
-
-    Raises:
-        InputError: If the label is a number, or a named class is not one of its classes.
-    """
-    if not wanted:
-        return []
-    if label.values.dtype == np.float64:
-        raise InputError("class_weights needs classes; the task regression has none.")
-    if isinstance(wanted, str):
-        counts = np.bincount(label.values[rows].astype(np.int64), minlength=len(label.classes))
-        present = np.count_nonzero(counts)
-        # A class that is not learned from has no rows to weigh.
-        return [float(len(rows) / (present * count)) if count else 1.0 for count in counts]
-    names = label.classes or ["0", "1"]
-    aliases = {} if label.classes else {"false": "0", "true": "1"}
-    given = {aliases.get(name.lower(), name): weight for name, weight in wanted.items()}
-    unknown = [name for name in given if name not in names]
-    if unknown:
-        raise InputError(
-            f"class_weights names {', '.join(map(repr, unknown))}, which is no class of the label; "
-            f"it has {', '.join(names)}."
-        )
-    return [given.get(name, 1.0) for name in names]
+    return (set(wanted) | declared) & integers

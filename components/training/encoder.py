@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import Feature
+from kfloop.components.training.moments import Moments
 
 UNKNOWN = 0
 # In standard deviations; a typing error in one request must not saturate the network.
@@ -28,19 +29,25 @@ CLIP = 10.0
 LARGEST_CATEGORY = 2**24
 _NO_CATEGORY = LARGEST_CATEGORY
 ENCODE_ROWS = 65536
+# Values of a number that its quantiles are taken from.
+_SAMPLED = 50_000
 
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """How one number is encoded: `(value or fill) - shift) / scale`, and an indicator if wanted."""
+    """How one number is encoded: `(value or fill) - shift) / scale`, and an indicator if wanted.
+
+    `edges` are quantiles of the training values, encoded: a network may split the number at them.
+    """
 
     name: str
     fill: float
     shift: float
     scale: float
     indicator: bool
+    edges: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class CategoricalColumn:
 
 
 class Encoder(tf.Module):
-    """The encoding as a TensorFlow module, fitted by `fit_encoder`."""
+    """The encoding as a TensorFlow module, fitted by `EncoderFitter`."""
 
     def __init__(self, numeric: list[NumericColumn], categorical: list[CategoricalColumn]) -> None:
         super().__init__()
@@ -69,9 +76,21 @@ class Encoder(tf.Module):
         return [column.name for column in self._numeric] + indicators
 
     @property
+    def numeric_edges(self) -> list[tuple[float, ...]]:
+        """Edges of each column of `numeric_names`, rising; an indicator has none."""
+        marked = sum(column.indicator for column in self._numeric)
+        return [column.edges for column in self._numeric] + [()] * marked
+
+    @property
     def vocabulary_sizes(self) -> dict[str, int]:
         """Number of positions of each column of `categorical`, `UNKNOWN` included."""
         return {column.name: len(column.vocabulary) + 1 for column in self._categorical}
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the encoded arrays; one without a column is left out."""
+        both = (("numeric", self._numeric), ("categorical", self._categorical))
+        return [name for name, columns in both if columns]
 
     def __call__(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Encodes a batch.
@@ -81,7 +100,7 @@ class Encoder(tf.Module):
 
         Returns:
             `numeric` (float32, one column per `numeric_names`) and `categorical` (int32, one
-            column per `vocabulary_sizes`); one that would have no column is left out.
+            column per `vocabulary_sizes`), those of `output_names`.
         """
         encoded = {}
         if self._numeric:
@@ -109,34 +128,8 @@ class Encoder(tf.Module):
         return tf.concat([scaled, missing], axis=1)
 
 
-def fit_encoder(
-    inputs: Arrays,
-    features: list[Feature],
-    categorical: set[str],
-    domains: dict[str, list[str]],
-    minimum_count: int,
-    vocabulary_limit: int,
-) -> Encoder:
-    """Learns means, deviations and vocabularies from training rows.
-
-    Args:
-        inputs: The training rows as `model_inputs` gives them; validation rows stay out.
-        features: The model's features.
-        categorical: Integer features to treat as categories; strings always are.
-        domains: Values that the data schema allows; others count as unknown.
-        minimum_count: Rows a value must have to be in the vocabulary.
-        vocabulary_limit: Largest vocabulary; the most frequent values are kept.
-
-    Raises:
-        InputError: If a categorical integer is too large for the graph's float32 input.
-    """
-    fitter = EncoderFitter(features, categorical, domains, minimum_count, vocabulary_limit)
-    fitter.update(inputs)
-    return fitter.encoder()
-
-
 class EncoderFitter:
-    """Learns an encoder from training rows that come in pieces; see `fit_encoder`.
+    """Learns means, deviations and vocabularies from training rows that come in pieces.
 
     It holds a few numbers per number, and the distinct values of each category with their counts.
     """
@@ -148,29 +141,51 @@ class EncoderFitter:
         domains: dict[str, list[str]],
         minimum_count: int,
         vocabulary_limit: int,
+        bins: int = 0,
     ) -> None:
+        """Starts learning.
+
+        Args:
+            features: The model's features.
+            categorical: Integer features to treat as categories; strings always are.
+            domains: Values that the data schema allows; others count as unknown.
+            minimum_count: Rows a value must have to be in the vocabulary.
+            vocabulary_limit: Largest vocabulary; the most frequent values are kept.
+            bins: Ranges between the edges of a number; 0 for no edges.
+        """
+        self._bins = bins
         self._features = features
         self._domains = domains
         self._minimum_count = minimum_count
         self._limit = vocabulary_limit
         categories = {f.name for f in features if f.type == "string" or f.name in categorical}
         self._counts: dict[str, Counter[Any]] = {name: Counter() for name in categories}
-        self._moments = {f.name: _Moments() for f in features if f.name not in categories}
+        self._moments = {f.name: Moments() for f in features if f.name not in categories}
+        self._samples = {name: _Sample() for name in self._moments}
 
     def update(self, inputs: Arrays) -> None:
-        """Learns from further rows, as `model_inputs` gives them."""
+        """Learns from further rows, as `model_inputs` gives them; validation rows stay out.
+
+        Raises:
+            InputError: If a categorical integer is too large for the graph's float32 input.
+        """
         for feature in self._features:
             values = inputs[feature.name]
             if feature.name in self._counts:
                 _count(self._counts[feature.name], values, feature)
             else:
                 self._moments[feature.name].update(values)
+                self._samples[feature.name].update(values[np.isfinite(values)])
 
     def encoder(self) -> "Encoder":
         """Returns the encoder for all rows seen."""
         return Encoder(
             [
-                _numeric_column(self._moments[feature.name], feature)
+                _numeric_column(
+                    self._moments[feature.name],
+                    feature,
+                    self._samples[feature.name].quantiles(self._bins),
+                )
                 for feature in self._features
                 if feature.name in self._moments
             ],
@@ -195,21 +210,6 @@ class EncoderFitter:
         return tuple(value for _, value in ranked[: self._limit])
 
 
-def encode(encoder: Encoder, inputs: Arrays) -> Arrays:
-    """Encodes whole columns, in pieces that bound the memory needed."""
-    rows = len(next(iter(inputs.values())))
-    pieces = list(
-        encode_pieces(
-            encoder,
-            (
-                {name: values[start : start + ENCODE_ROWS] for name, values in inputs.items()}
-                for start in range(0, rows, ENCODE_ROWS)
-            ),
-        )
-    )
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
 def encode_pieces(encoder: Encoder, pieces: Iterable[Arrays]) -> Iterator[Arrays]:
     """Encodes rows piece by piece; at most `ENCODE_ROWS` rows a piece is a good size."""
     function = tf.function(encoder, reduce_retracing=True)
@@ -218,44 +218,44 @@ def encode_pieces(encoder: Encoder, pieces: Iterable[Arrays]) -> Iterator[Arrays
         yield {name: values.numpy() for name, values in encoded.items()}
 
 
-@dataclass
-class _Moments:
-    """Count, mean and squared deviations of the finite values, merged by Chan et al. (1979)."""
+class _Sample:
+    """Every n-th value of a column; n doubles whenever there are too many."""
 
-    rows: int = 0
-    finite: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
+    def __init__(self) -> None:
+        self._kept = np.zeros(0, np.float32)
+        self._seen, self._step = 0, 1
 
     def update(self, values: np.ndarray) -> None:
-        finite = values[np.isfinite(values)].astype(np.float64)
-        self.rows += len(values)
-        if not len(finite):
-            return
-        mean = float(finite.mean())
-        squares = float(((finite - mean) ** 2).sum())
-        total = self.finite + len(finite)
-        step = mean - self.mean
-        self.squares += squares + step**2 * self.finite * len(finite) / total
-        self.mean += step * len(finite) / total
-        self.finite = total
+        """Takes further values; the same ones, however they are cut into pieces."""
+        first = -self._seen % self._step
+        self._kept = np.concatenate([self._kept, values[first :: self._step]])
+        self._seen += len(values)
+        while len(self._kept) > _SAMPLED:
+            self._kept, self._step = self._kept[::2], 2 * self._step
+
+    def quantiles(self, parts: int) -> np.ndarray:
+        """Returns the edges of so many parts with equally many values; none for 0."""
+        if not parts or not len(self._kept):
+            return np.zeros(0)
+        return np.quantile(self._kept.astype(np.float64), np.linspace(0, 1, parts + 1))
 
 
-def _numeric_column(seen: _Moments, feature: Feature) -> NumericColumn:
+def _numeric_column(seen: Moments, feature: Feature, quantiles: np.ndarray) -> NumericColumn:
     if not seen.finite:
         print(
             f"Feature {feature.name!r} has no value in the training rows; it cannot help.",
             flush=True,
         )
         return NumericColumn(feature.name, 0.0, 0.0, 1.0, indicator=False)
-    mean, deviation = seen.mean, (seen.squares / seen.finite) ** 0.5
+    mean, deviation = seen.mean, seen.deviation
     indicator = seen.finite < seen.rows
     if feature.type == "bool":
         return NumericColumn(feature.name, mean, 0.0, 1.0, indicator)
     # A constant column would divide by zero; by 1 it stays 0 and does nothing. The bound is
     # relative, because the mean of equal float64 numbers need not equal them exactly.
     scale = deviation if deviation > 1e-9 * max(1.0, abs(mean)) else 1.0
-    return NumericColumn(feature.name, mean, mean, scale, indicator)
+    edges = np.unique(np.clip((quantiles - mean) / scale, -CLIP, CLIP))
+    return NumericColumn(feature.name, mean, mean, scale, indicator, tuple(edges.tolist()))
 
 
 def _count(counts: Counter[Any], values: np.ndarray, feature: Feature) -> None:

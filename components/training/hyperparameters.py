@@ -27,6 +27,10 @@ class Hyperparameters:
             "cosine", "exponential", or "" for not at all.
         warmup_epochs: Epochs in which the learning rate rises in a line from 0.
         clip_norm: Largest norm of all gradients together; 0 for no limit.
+        numeric_bins: Ranges, with equally many training rows each, into which every number is
+            split beside itself; 0 for none. See `network.PiecewiseLinear`.
+        finish_epochs: Passes over the held-out rows once the best epoch is found, at half the
+            learning rate: they are the latest, and would else be lost to the model. 0 for none.
     """
 
     hidden: tuple[int, ...] = (128, 64)
@@ -41,10 +45,12 @@ class Hyperparameters:
     schedule: str = ""
     warmup_epochs: float = 0.0
     clip_norm: float = 0.0
+    numeric_bins: int = 16
+    finish_epochs: int = 3
 
 
 # Without effect when a module of the user's builds the network.
-BUILT_IN_NETWORK = ("hidden", "dropout", "l2", "embedding_size")
+BUILT_IN_NETWORK = ("hidden", "dropout", "l2", "embedding_size", "numeric_bins")
 _AT_LEAST = {
     "dropout": 0,
     "l2": 0,
@@ -54,6 +60,8 @@ _AT_LEAST = {
     "patience": 1,
     "warmup_epochs": 0,
     "clip_norm": 0,
+    "numeric_bins": 0,
+    "finish_epochs": 0,
 }
 _CHOICES = {"class_weights": ("", "balanced"), "schedule": ("", "cosine", "exponential")}
 

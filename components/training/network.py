@@ -14,11 +14,13 @@ compiled keeps its optimizer and loss (of logits); otherwise kfloop compiles it.
 """
 
 import importlib.util
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path
@@ -41,6 +43,8 @@ class NetworkSchema:
     outputs: int
     numeric: tuple[str, ...]
     categorical: dict[str, int]
+    # Of each numeric column quantiles of its training values, rising; empty where it has none.
+    edges: tuple[tuple[float, ...], ...] = ()
 
     def inputs(self) -> dict[str, Any]:
         """Returns Keras inputs: `numeric` (float32) and `categorical` (int32), where they exist."""
@@ -58,6 +62,8 @@ def build_network(schema: NetworkSchema, settings: Hyperparameters) -> keras.Mod
     """Builds the built-in network: embeddings beside the numbers, then dense layers."""
     inputs = schema.inputs()
     parts = [inputs["numeric"]] if schema.numeric else []
+    if any(schema.edges):
+        parts.append(PiecewiseLinear(schema.edges)(inputs["numeric"]))
     for position, (name, size) in enumerate(schema.categorical.items()):
         width = settings.embedding_size or embedding_size(size)
         embedding = keras.layers.Embedding(size, width, name=f"embed_{name}")
@@ -70,6 +76,36 @@ def build_network(schema: NetworkSchema, settings: Hyperparameters) -> keras.Mod
         x = keras.layers.Dropout(settings.dropout)(x)
     # float32 whatever the layers before compute in: bfloat16 has three digits.
     return keras.Model(inputs, keras.layers.Dense(schema.outputs, dtype="float32")(x))
+
+
+class PiecewiseLinear(keras.layers.Layer):
+    """Splits each number at its edges: how much of each range lies below it, from 0 to 1.
+
+    So a dense layer learns any piecewise linear function of the number at once, where it would
+    need many steps to bend its own. Gorishniy et al. 2022, "On Embeddings for Numerical Features
+    in Tabular Deep Learning", section 3.2, with quantiles as edges.
+    """
+
+    def __init__(self, edges: Sequence[Sequence[float]]) -> None:
+        # float32 whatever the layers around compute in: neighbouring edges are close.
+        super().__init__(dtype="float32", trainable=False)
+        self._edges = [list(each) for each in edges]
+        ranges = [
+            (column, low, 1.0 / (high - low))
+            for column, each in enumerate(self._edges)
+            for low, high in itertools.pairwise(each)
+        ]
+        columns, self._lows, self._slopes = map(list, zip(*ranges, strict=True))
+        self._columns = np.array(columns, np.int32)
+
+    def call(self, numeric: Any) -> Any:
+        """Returns (batch, ranges of all columns) from (batch, columns)."""
+        spread = keras.ops.take(numeric, self._columns, axis=1)
+        return keras.ops.clip((spread - np.float32(self._lows)) * np.float32(self._slopes), 0, 1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {"edges": self._edges}
 
 
 def embedding_size(vocabulary: int) -> int:

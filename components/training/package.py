@@ -17,35 +17,28 @@ from kfloop.components.contracts.model_package import (
     ModelPackage,
     write_model_json,
 )
-from kfloop.components.training.encoder import Encoder
+from kfloop.components.training.export import export
+from kfloop.components.training.prepare import Prepared
 
 GOLDEN_ROWS = 32
 
 
 def write_package(
-    directory: Path,
-    package: ModelPackage,
-    encoder: Encoder,
-    network: keras.Model,
-    label_shift: float,
-    label_scale: float,
-    reference: pa.Table,
+    directory: Path, package: ModelPackage, data: Prepared, network: keras.Model
 ) -> None:
     """Writes a whole model package.
 
     Args:
         directory: An existing, empty directory.
         package: What goes into `model.json`.
-        encoder: Put in front of the network.
+        data: Its encoder goes in front of the network; its reference rows are kept with their
+            predictions, the first `GOLDEN_ROWS` of them as the golden rows.
         network: Returns logits, or the standardised value.
-        label_shift: Regression: mean of the label.
-        label_scale: Regression: standard deviation of the label.
-        reference: Training rows to keep with their predictions; the first `GOLDEN_ROWS` of them
-            are the golden rows.
     """
     saved_model = directory / SAVED_MODEL
-    _export(saved_model, package, encoder, network, label_shift, label_scale)
+    export(saved_model, package, data.encoder, network, data.label)
     predict = _load(saved_model, package)
+    reference = data.reference
     for path, table in ((REFERENCE, reference), (GOLDEN, reference.slice(0, GOLDEN_ROWS))):
         (directory / path).parent.mkdir(exist_ok=True)
         pq.write_table(
@@ -54,35 +47,6 @@ def write_package(
             coerce_timestamps="us",
         )
     write_model_json(package, directory)
-
-
-def _export(
-    path: Path,
-    package: ModelPackage,
-    encoder: Encoder,
-    network: keras.Model,
-    label_shift: float,
-    label_scale: float,
-) -> None:
-    def serve(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        outputs = network(encoder(inputs), training=False)
-        if package.task == "multiclass":
-            return {package.output: tf.nn.softmax(outputs)}
-        if package.task == "binary":
-            return {package.output: tf.sigmoid(outputs)[:, 0]}
-        return {package.output: outputs[:, 0] * label_scale + label_shift}
-
-    signature = {
-        feature.name: tf.TensorSpec(
-            [None], tf.string if feature.type == "string" else tf.float32, name=feature.name
-        )
-        for feature in package.features
-    }
-    archive = keras.export.ExportArchive()
-    archive.track(network)
-    archive.track(encoder)
-    archive.add_endpoint("serving_default", serve, input_signature=[signature])
-    archive.write_out(str(path), verbose=False)
 
 
 def _load(path: Path, package: ModelPackage) -> Callable[[pa.Table], pa.Array]:

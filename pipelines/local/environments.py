@@ -119,6 +119,14 @@ def environment(family: str) -> Environment:
     return describe(family, (lock, _location("components") / "kfp-runtime.txt"), note)
 
 
+def jax_environment() -> Environment:
+    """Describes the environment for training in several processes, with Keras on JAX."""
+    locks = _location("components")
+    return describe(
+        "training-jax", (locks / "training" / "requirements-jax.txt", locks / "kfp-runtime.txt")
+    )
+
+
 def tests_environment(lock: Path) -> Environment:
     """Describes the overlay with pytest that is laid behind the environment under test."""
     return describe("tests", (lock,), overlay=True)

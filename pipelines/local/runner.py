@@ -304,7 +304,7 @@ class _Run:
                 values[key] = value
         for key, constant in constants.items():
             # Texts like "hello {{$.inputs.parameters['pipelinechannel--x']}}" refer to the others.
-            values[key] = _fill(constant, values)
+            values[key] = _fill(constant, values, self._run_names())
         for key, definition in declared.items():
             if key in values:
                 values[key] = coerce(values[key], definition["parameterType"], key)
@@ -522,7 +522,7 @@ class _Run:
         self.listener.ended(record)
         return Outputs(SUCCEEDED, {}, {"artifact": [artifact]})
 
-    def _names(self, record: TaskRecord) -> dict[str, str]:
+    def _run_names(self) -> dict[str, str]:
         run = self.record
         return {
             ".pipeline_job_name": run.run_id,
@@ -530,9 +530,14 @@ class _Run:
             ".pipeline_job_resource_name": run.run_id,
             ".pipeline_job_create_time_utc": run.started,
             ".pipeline_job_schedule_time_utc": run.started,
-            ".pipeline_task_name": record.task,
-            ".pipeline_task_uuid": f"{run.run_id}/{record.task}",
             ".pipeline_root": run.directory,
+        }
+
+    def _names(self, record: TaskRecord) -> dict[str, str]:
+        return {
+            **self._run_names(),
+            ".pipeline_task_name": record.task,
+            ".pipeline_task_uuid": f"{self.record.run_id}/{record.task}",
         }
 
 
@@ -542,13 +547,13 @@ def _loop_item(task: Document) -> str:
     return str(iterator.get("itemInput", ""))
 
 
-def _fill(constant: Any, values: Parameters) -> Any:
+def _fill(constant: Any, values: Parameters, names: Mapping[str, str]) -> Any:
     if isinstance(constant, str):
-        return replace_placeholders(constant, {"inputs": {"parameterValues": values}}, {})
+        return replace_placeholders(constant, {"inputs": {"parameterValues": values}}, names)
     if isinstance(constant, dict):
-        return {key: _fill(item, values) for key, item in constant.items()}
+        return {key: _fill(item, values, names) for key, item in constant.items()}
     if isinstance(constant, list):
-        return [_fill(item, values) for item in constant]
+        return [_fill(item, values, names) for item in constant]
     return constant
 
 

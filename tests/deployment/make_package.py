@@ -1,6 +1,7 @@
 """Makes tiny model packages, run with the serving environment's Python: it needs TensorFlow.
 
-python make_package.py DIRECTORY: writes packages `good`, `better`, `inverted` and `classes`.
+python make_package.py DIRECTORY: writes packages `good`, `better`, `inverted`, `classes`,
+and `flaky`, which has no answer to every fourth row.
 """
 
 import sys
@@ -31,9 +32,10 @@ CLASSES = ["early", "late", "on time"]
 class Tiny(tf.Module):
     """A logistic formula of four features; missing values count as zero."""
 
-    def __init__(self, task: str, weight: float, bias: float) -> None:
+    def __init__(self, task: str, weight: float, bias: float, flaky: bool) -> None:
         super().__init__()
         self.task = task
+        self.flaky = flaky
         self.weight = tf.Variable(weight)
         self.bias = tf.Variable(bias)
 
@@ -51,6 +53,8 @@ class Tiny(tf.Module):
         score = (
             self.weight * (known[0] - 0.3 * known[1] + 0.5 * known[2] + carrier_is_b) + self.bias
         )
+        if self.flaky:
+            score = tf.where(stops > 2.5, float("nan"), score)
         if self.task == "multiclass":
             return {"probabilities": tf.nn.softmax(tf.stack([-score, score, 0 * score], 1))}
         return {"probability": tf.sigmoid(score)}
@@ -65,8 +69,10 @@ def rows(number: int) -> dict[str, list]:
     }
 
 
-def write_package(directory: Path, task: str, weight: float, bias: float) -> None:
-    module = Tiny(task, weight, bias)
+def write_package(
+    directory: Path, task: str, weight: float, bias: float, flaky: bool = False
+) -> None:
+    module = Tiny(task, weight, bias, flaky)
     tf.saved_model.save(module, str(directory / SAVED_MODEL), signatures=module.answer)
     package = ModelPackage(
         name="tiny",
@@ -105,4 +111,5 @@ if __name__ == "__main__":
     write_package(root / "good", "binary", 1.0, -0.5)
     write_package(root / "better", "binary", 1.05, -0.55)
     write_package(root / "inverted", "binary", -3.0, 1.0)
+    write_package(root / "flaky", "binary", 1.0, -0.5, flaky=True)
     write_package(root / "classes", "multiclass", 2.0, 0.1)

@@ -97,7 +97,7 @@ def test_an_incomplete_package_is_refused(
         publish_model(package, evaluation, str(tmp_path / "repo"))
 
 
-@pytest.mark.parametrize("repository", ["", "gs://bucket/models", "s3://bucket"])
+@pytest.mark.parametrize("repository", ["", "ftp://host/models", "hf://models"])
 def test_a_repository_that_is_no_directory_is_refused(
     package: Path, evaluation: Path, repository: str
 ) -> None:

@@ -1,5 +1,6 @@
 """The Kubeflow Model Registry as the registry, over HTTP; and which model is the champion."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from test_deployment_register import published
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.deployment.champion import find_champion
 from kfloop.components.deployment.register import register_model
+from kfloop.components.deployment.registry import open_registry
 
 
-def test_a_version_is_registered_once_with_metrics_lineage_and_alias(
+def test_a_version_is_registered_once_with_metrics_and_lineage(
     evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KFLOOP_STATE", raising=False)
@@ -20,11 +22,13 @@ def test_a_version_is_registered_once_with_metrics_lineage_and_alias(
         uri = f"kubeflow+{url}"
         assert find_champion("m", "m", uri) == ""
         for _ in range(2):
-            assert register_model(first, evaluation, uri, "champion", "run-7") == "m/1"
+            assert register_model(first, evaluation, uri, "run-7") == "m/1"
         assert register_model(second, evaluation, uri) == "m/2"
-        assert find_champion("m", "m", uri) == first
-        register_model(second, evaluation, uri, "champion")
-        assert find_champion("m", "m", uri) == second
+        assert find_champion("m", "m", uri) == ""
+        registry = open_registry(uri)
+        for at, version in ((first, "m/1"), (second, "m/2")):
+            assert registry.set_alias("m", "champion", at) == version
+            assert find_champion("m", "m", uri) == at
 
         assert [each["name"] for each in store.entities["registered_models"]] == ["m"]
         versions = store.entities["model_versions"]
@@ -52,6 +56,30 @@ def test_a_registration_that_was_cut_short_is_finished(evaluation: Path, tmp_pat
         store.entities["artifacts"].clear()
         register_model(first, evaluation, f"kubeflow+{url}")
         assert [each["uri"] for each in store.entities["artifacts"]] == [first]
+
+
+def test_the_version_of_a_package_is_found_on_any_page(evaluation: Path, tmp_path: Path) -> None:
+    with model_registry() as (url, store):
+        for version in range(1, 120):
+            uri = published(tmp_path, str(version))
+            register_model(uri, evaluation, f"kubeflow+{url}")
+        registry = open_registry(f"kubeflow+{url}")
+        assert registry.set_alias("m", "champion", uri) == "m/119"
+        assert registry.set_alias("m", "other", str(tmp_path)) == ""
+        assert registry.find("m", "champion") == uri
+        assert store.requests.count("GET /registered_models/1/versions") == 4
+
+
+def test_two_that_register_at_once_make_one_version(evaluation: Path, tmp_path: Path) -> None:
+    """Both look before either makes it: the later one is refused, and takes the other's."""
+    first = published(tmp_path, "1")
+    with model_registry() as (url, store):
+        uri = f"kubeflow+{url}"
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda _: register_model(first, evaluation, uri), range(4)))
+        assert made == ["m/1"] * 4
+        assert len(store.entities["registered_models"]) == 1
+        assert len(store.entities["model_versions"]) == 1
 
 
 def test_the_token_of_the_environment_is_sent(
@@ -84,7 +112,7 @@ def test_the_champion_of_an_mlflow_registry_moves_with_the_alias(
     first, second = published(tmp_path, "1"), published(tmp_path, "2")
     register_model(first, evaluation, uri)
     assert find_champion("m", "m", uri) == ""
-    register_model(first, evaluation, uri, "champion")
+    open_registry(uri).set_alias("m", "champion", first)
     register_model(second, evaluation, uri)
     assert find_champion("m", "m", uri) == first
     assert find_champion("other", "m", uri) == ""

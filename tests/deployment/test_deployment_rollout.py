@@ -1,99 +1,29 @@
 """The rollout on the real local service, with real (tiny) TensorFlow models."""
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rollout_bench import SERVICE, Bench, run_and_kill
 
 from kfloop.components.contracts.dataset import write_dataset
-from kfloop.components.contracts.decision import Decision
 from kfloop.components.contracts.deployment_record import read_record
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.inference_log import log_files
 from kfloop.components.contracts.model_package import REFERENCE
 from kfloop.components.deployment.backend import connect
-from kfloop.components.deployment.canary import Limits, analyse_canary
-from kfloop.components.deployment.client import ServiceClient
 from kfloop.components.deployment.manifest import record_of, with_canary
-from kfloop.components.deployment.publish import publish_model
 from kfloop.components.deployment.replay import replay_requests
-from kfloop.components.deployment.rollout import deploy_model, promote_model, roll_back_model
+from kfloop.components.deployment.roll_back import roll_back_model
 from kfloop.components.deployment.service import describe_service
-from kfloop.components.deployment.smoke_test import smoke_test_model
 from kfloop.serving import local_state
-
-SERVICE = "tiny"
-LIMITS = Limits(minimum_requests=30, max_error_rate_increase=0.15)
-
-
-class Bench:
-    """One service, with its live version and what tests do to it."""
-
-    def __init__(self, state: Path, packages: Path, evaluation: Path, work: Path) -> None:
-        self.state, self.packages, self.evaluation, self.work = state, packages, evaluation, work
-        self.record_file = work / "record.json"
-        self.good = self.publish("good")
-        self.better = self.publish("better")
-
-    def publish(self, name: str) -> str:
-        return publish_model(self.packages / name, self.evaluation, str(self.work / "repository"))
-
-    def publish_damaged(self) -> str:
-        package = self.work / "damaged"
-        shutil.copytree(self.packages / "good", package, dirs_exist_ok=True)
-        (package / "1" / "saved_model.pb").write_bytes(b"not a model")
-        return publish_model(package, self.evaluation, str(self.work / "repository"))
-
-    def publish_unservable(self) -> str:
-        """A package that the service refuses at once: TensorFlow is not even imported."""
-        package = self.work / "unservable"
-        shutil.copytree(self.packages / "good", package, dirs_exist_ok=True)
-        document = json.loads((package / "model.json").read_text())
-        document["entities"] = ["status"]
-        (package / "model.json").write_text(json.dumps(document))
-        return publish_model(package, self.evaluation, str(self.work / "repository"))
-
-    def deploy(self, model_uri: str, service: str = SERVICE, percent: int = 50) -> str:
-        return deploy_model(model_uri, service, self.record_file, percent)
-
-    def promote(self, model_uri: str = "") -> str:
-        return promote_model(SERVICE, self.record_file, model_uri)
-
-    def roll_back(self, model_uri: str = "") -> str:
-        return roll_back_model(SERVICE, self.record_file, "a test", model_uri)
-
-    def analyse(self, replay: bool) -> Decision:
-        decision, page = self.work / "decision.json", self.work / "page.html"
-        return analyse_canary(SERVICE, decision, page, LIMITS, wait_seconds=0.5, replay=replay)
-
-    def smoke_test(self, model_uri: str) -> Decision:
-        return smoke_test_model(SERVICE, model_uri, self.work / "smoke.json")
-
-    @property
-    def directory(self) -> Path:
-        return local_state.service_directory(self.state, SERVICE)
-
-    @property
-    def record(self):
-        return record_of(connect().get(SERVICE))
-
-    def answering(self, requests: int = 20) -> set[str]:
-        """The versions that answer at the public address."""
-        row = {"distance": 1.0, "stops": 1, "rush": True, "carrier": None}
-        with ServiceClient(describe_service(SERVICE).url, SERVICE) as client:
-            answers = [client.predict([row]) for _ in range(requests)]
-        assert all(answer.ok for answer in answers), answers
-        return {answer.model_version for answer in answers}
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +100,14 @@ def test_a_model_goes_from_first_deployment_over_canary_to_promotion_and_back(
     assert bench.record.previous.storage_uri == bench.good
 
     assert bench.roll_back() == bench.good
+    assert bench.outcome == "restored"
     assert bench.answering() == {"1"}
-    assert bench.record.reason == "a test"
+    assert (bench.record.reason, bench.record.undone) == ("a test", bench.better)
     # A second time nothing happens: the record says that it was done.
     assert bench.roll_back() == bench.good
+    assert bench.outcome == "already_rolled_back"
     assert bench.roll_back(bench.better) == bench.good
+    assert bench.outcome == "not_serving"
     with pytest.raises(InputError, match="nothing to roll back to"):
         bench.roll_back(bench.good)
     with pytest.raises(InputError, match="rolled back \\(a test\\)"):
@@ -185,7 +118,8 @@ def test_a_model_goes_from_first_deployment_over_canary_to_promotion_and_back(
 
 def test_a_first_version_that_is_not_wanted_is_removed(bench: Bench) -> None:
     assert bench.deploy(bench.good, "unwanted") == "live"
-    assert roll_back_model("unwanted", bench.record_file, "smoke test", bench.good) == ""
+    done = roll_back_model("unwanted", bench.record_file, "smoke test", bench.good)
+    assert done == ("", "service_removed")
     assert read_record(bench.record_file).state == "rolled_back"
     with pytest.raises(InputError, match="There is no service 'unwanted'"):
         describe_service("unwanted")
@@ -272,7 +206,7 @@ def test_steps_that_were_killed_are_completed_by_running_them_again(bench: Bench
     assert bench.promote() == bench.better
     assert bench.answering() == {"2"}
     run_and_kill(
-        "from kfloop.components.deployment.rollout import roll_back_model\n"
+        "from kfloop.components.deployment.roll_back import roll_back_model\n"
         f"roll_back_model({SERVICE!r}, {record!r}, 'killed')",
         lambda: bench.record.state == "rolled_back",
     )
@@ -341,21 +275,3 @@ def test_replay_runs_as_a_program(bench: Bench, requests: Path) -> None:
 def test_a_candidate_cannot_have_all_the_traffic(bench: Bench, percent: int) -> None:
     with pytest.raises(InputError, match="0 to 99"):
         bench.deploy(bench.better, percent=percent)
-
-
-def test_without_a_local_state_deployment_says_what_it_cannot_do(monkeypatch, tmp_path) -> None:
-    monkeypatch.delenv("KFLOOP_STATE", raising=False)
-    with pytest.raises(InputError, match="Kubernetes cluster, which this release cannot do yet"):
-        describe_service(SERVICE)
-
-
-def run_and_kill(code: str, reached: Callable[[], bool]) -> None:
-    """Runs code in a process of its own and kills it with SIGKILL once `reached` is true."""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL

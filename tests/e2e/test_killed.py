@@ -50,12 +50,12 @@ def _kill_during(project, step: str) -> None:
 
 
 def test_a_loop_killed_at_any_step_ends_well_when_it_is_run_again(kfloop, project, state):
-    steps = ("transform-data", "train-model", "publish-model", "deploy-model", "replay-requests")
+    steps = ("transform-data", "train-model", "publish-model", "roll-out-model", "replay-requests")
     for step in steps:
         _kill_during(project, step)
     done = kfloop("loop", "--state", STATE)
     assert done.returncode == 0, done.stdout + done.stderr
-    for step in ("detect-drift", "analyse-canary"):
+    for step in ("detect-drift", "roll-out-model"):
         _kill_during(project, step)
     done = kfloop("loop", "--state", STATE)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,10 +26,10 @@ def first(kfloop):
 def test_the_loop_ends_with_a_second_version_that_was_judged(first, project):
     monitoring = last_run(project, "monitoring")
     gates = {decision["gate"]: decision["decision"] for decision in monitoring.decisions()}
-    assert "canary" in gates, gates
-    promoted = monitoring.task("promote-model")
-    rolled_back = monitoring.task("roll-back-model-2") or monitoring.task("roll-back-model")
-    assert [t for t in (promoted, rolled_back) if t and t.status == "succeeded"]
+    assert "rollout" in gates, gates
+    rolled_out = next(d for d in monitoring.decisions() if d["gate"] == "rollout")
+    assert "smoke test" in rolled_out["summary"] or "%" in rolled_out["summary"]
+    assert "promoted" in rolled_out["summary"] or "rolled_back" in rolled_out["summary"]
 
 
 def test_the_summary_says_what_to_do_next(first):
@@ -39,7 +39,7 @@ def test_the_summary_says_what_to_do_next(first):
 
 def test_the_report_holds_steps_decisions_and_pages(first, project):
     text = (Path(last_run(project, "monitoring").directory) / "report.html").read_text()
-    for part in ("detect-drift", "canary", "srcdoc=", "Lineage"):
+    for part in ("detect-drift", "roll-out-model", "srcdoc=", "Lineage"):
         assert part in text
     # It opens offline: nothing is loaded from anywhere.
     assert not re.search(r'(src|href)="https?://', text)
@@ -70,12 +70,29 @@ def test_the_curl_line_works_and_v2_gives_the_same(first, project):
         assert json.load(answer)["outputs"][0]["data"][0] == pytest.approx(value, abs=1e-5)
 
 
-def test_serves_what_was_evaluated_on_v1_and_v2(kfloop, project):
+@pytest.fixture(scope="module")
+def twin(kfloop, project):
+    """The training pipeline for another service, with tuning and ONNX."""
     log = project / ".kfloop" / "inference-log" / "twin"
-    settings = ("-s", "name=twin", "-s", "service=twin", "-s", f"inference_log={log}")
-    trained = kfloop("run", "training", *settings)
+    settings = ["name=twin", "service=twin", f"inference_log={log}", "onnx=true"]
+    settings += ["tuning_trials=2", 'tuning_space={"dropout": {"low": 0.2, "high": 0.3}}']
+    trained = kfloop("run", "training", *(part for each in settings for part in ("-s", each)))
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    run = last_run(project, "training")
+    return last_run(project, "training")
+
+
+def test_the_model_is_trained_with_what_tuning_found_and_exported(twin):
+    outputs = {task: twin.task(task).outputs for task in ("tune-model", "train-model")}
+    tuned = json.loads(Path(outputs["tune-model"]["best_parameters"][0]["uri"]).read_text())
+    package = read_model_json(outputs["train-model"]["model"][0]["uri"])
+    assert 0.2 <= tuned["hyperparameters"]["dropout"] <= 0.3
+    assert package.hyperparameters["dropout"] == tuned["hyperparameters"]["dropout"]
+    assert package.metrics["validation_rmse"] == pytest.approx(tuned["value"], rel=1e-6)
+    assert twin.task("export-onnx").outputs["onnx"][0]["metadata"]["rows_compared"] > 1000
+
+
+def test_serves_what_was_evaluated_on_v1_and_v2(twin, project):
+    run = twin
     url = read_status(service_directory(project / ".kfloop", "twin"))["url"]
     environment = environments.environment("deployment")
     done = subprocess.run(
@@ -112,11 +129,15 @@ def test_a_second_run_reuses_steps_and_tries_a_new_version(kfloop, first, projec
     run = last_run(project, "training")
     assert run.task("train-model").status == "cached"
     assert run.task("publish-model").returned["Output"] != before
-    assert run.task("deploy-model").returned["Output"] == "canary"
+    rolled_out = next(d for d in run.decisions() if d["gate"] == "rollout")
+    assert "promoted" in rolled_out["summary"] or "rolled_back" in rolled_out["summary"]
 
 
 def test_rolls_back_by_one_command(kfloop, first, project):
-    done = kfloop("run", "rollback", "-s", "reason=complaints")
+    # No loop file: the service's own record says to what.
+    (project / "loop.yaml").rename(project / "away.yaml")
+    done = kfloop("run", "rollback", "--service", "weather", "-s", "reason=complaints")
+    (project / "away.yaml").rename(project / "loop.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     run = last_run(project, "rollback")
     status = read_status(service_directory(project / ".kfloop", "weather"))

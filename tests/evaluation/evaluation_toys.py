@@ -31,7 +31,7 @@ class HandMade(tf.Module):
         if self.task == "binary":
             return {"probability": tf.sigmoid(score)}
         if self.task == "multiclass":
-            return {"probabilities": tf.nn.softmax(tf.stack([-score, 0 * score, score], axis=1))}
+            return {"probabilities": tf.nn.softmax(tf.stack([-score, score, 0 * score], axis=1))}
         return {"value": score * 10}
 
 

@@ -47,7 +47,7 @@ def compare(tmp_path):
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_a_worse_model_fails_and_a_better_one_passes_with_its_interval(compare, models, task):
     good, bad = models[task, "good"], models[task, "bad"]
-    table = toy_table(task)
+    table = toy_table(task, rows=4000)
     worse = compare(bad, good, table)
     assert worse.decision.decision == "fail"
     assert "surely worse" in worse.decision.summary
@@ -144,16 +144,25 @@ def test_pairing_narrows_the_interval_and_covers_the_truth():
     champion = random.normal(size=2000) + labels
     candidate = champion + random.normal(scale=0.1, size=2000)
     new, old = (1 / (1 + np.exp(-scores)) for scores in (candidate, champion))
-    paired = estimate(improvement_measure("binary", labels, new, old, 0.5), 2000, 200, 0)["auc"]
-    alone = estimate(binary_measure(labels, new, 0.5), 2000, 200, 0)["auc"]
+    measures = [binary_measure(labels, scores, 0.5) for scores in (new, old)]
+    paired = estimate(improvement_measure(*measures), 2000, 200, 0)["auc"]
+    alone = estimate(measures[0], 2000, 200, 0)["auc"]
     assert paired.low < paired.value < paired.high
     assert paired.high - paired.low < 0.4 * (alone.high - alone.low)
-    # One resample, by hand: repeat the rows as often as they were drawn.
-    counts = np.random.default_rng(1).integers(0, 3, 2000)
-    measure = improvement_measure("binary", labels, new, old, 0.5)
-    repeated = improvement_measure(
-        "binary", *(np.repeat(a, counts) for a in (labels, new, old)), 0.5
-    )
-    weighed = measure(counts[None, :].astype(float))
-    for name, value in repeated(np.ones((1, counts.sum()))).items():
-        assert weighed[name][0] == pytest.approx(value[0], abs=1e-9), name
+
+
+def test_a_resample_of_the_improvement_is_that_of_the_drawn_rows():
+    random = np.random.default_rng(0)
+    labels = (random.random(900) < 0.4).astype(float)
+    counts = np.random.default_rng(1).integers(0, 3, 900)
+
+    def measures(repeats):
+        return [
+            binary_measure(np.repeat(labels, repeats), np.repeat(scores, repeats), 0.5)
+            for scores in models
+        ]
+
+    models = [1 / (1 + np.exp(-random.normal(size=900) - labels)) for _ in range(2)]
+    weighed = improvement_measure(*measures(1)).resample(counts.astype(np.uint8)[:, None])
+    for name, value in improvement_measure(*measures(counts)).values.items():
+        assert weighed[name][0] == pytest.approx(value, abs=1e-9), name

@@ -50,6 +50,11 @@ def read_all(data: dsl.Input[list[dsl.Dataset]]) -> str:
 
 
 @component
+def read_if_there(data: dsl.Input[dsl.Dataset] = None) -> str:
+    return open(data.path).read() if data else "nothing"
+
+
+@component
 def measure() -> NamedTuple("Outputs", [("accuracy", float), ("names", list), ("count", int)]):
     return (0.9, ["a", "b", "c"], 3)
 
@@ -118,6 +123,17 @@ def test_passes_parameters_and_artifacts_between_tasks(run):
     assert returned(record, "read") == "hi 3"
     assert record.status == "succeeded"
     assert read_run(record.directory).tasks[0].task == "write"
+
+
+def test_an_optional_artifact_may_be_given_or_left_out(run):
+    @dsl.pipeline
+    def pipeline():
+        read_if_there()
+        read_if_there(data=write(text="something").outputs["data"])
+
+    record = run(pipeline)
+    assert returned(record, "read-if-there") == "nothing"
+    assert returned(record, "read-if-there-2") == "something"
 
 
 def test_if_on_a_named_output_is_not_silently_false(run):
@@ -209,6 +225,19 @@ def test_text_reaches_the_component_unchanged(run, text):
         say(text=text)
 
     assert returned(run(pipeline, text=text), "say") == text
+
+
+def test_a_step_is_told_the_id_of_its_run_also_in_a_nested_pipeline(run):
+    @dsl.pipeline
+    def inner():
+        say(text=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+
+    @dsl.pipeline
+    def pipeline():
+        inner()
+
+    record = run(pipeline)
+    assert returned(record, "say") == record.run_id
 
 
 def test_whole_numbers_stay_whole(run):

@@ -304,3 +304,26 @@ def test_text_in_a_number_gets_one_sentence(tmp_path: Path, model: str) -> None:
     columns["age"] = np.full(3000, "old")
     with pytest.raises(InputError, match="'age' is a number to the model"):
         detect(tmp_path, model, columns)
+
+
+def test_the_page_shows_the_windows_so_far(tmp_path: Path, model: str) -> None:
+    history = tmp_path / "history.jsonl"
+    for number in range(3):
+        columns = people(3000 + number, seed=number)
+        columns["load"] = columns["load"] + 6 * number
+        remembered = {"history_uri": str(history), "run": f"run{number}"}
+        detect(tmp_path, model, columns, **remembered)
+    page = (tmp_path / "p.html").read_text()
+    table = page[page.index("Windows so far") :]
+    first_row = table[table.index("<tr><th>load") :].partition("</tr>")[0]
+    assert first_row.count("<td") == 3, "the strongest column comes first, one cell per window"
+    # A retry of a run replaces its window.
+    detect(tmp_path, model, columns, **remembered)
+    assert len(history.read_text().splitlines()) == 3
+
+
+def test_a_file_that_is_no_drift_history_is_named(tmp_path: Path, model: str) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"x": 1}\n')
+    with pytest.raises(InputError, match=r"drift history .* cannot be read"):
+        detect(tmp_path, model, people(3000, seed=1), history_uri=str(other))

@@ -77,6 +77,103 @@ def test_names_a_mistake_by_key_and_line(write, old, new, sentence):
         load_loop(write(GOOD.replace(old, new)))
 
 
+TUNING = """\
+training:
+  tuning:
+    trials: 9
+    study: studies
+    space:
+      learning_rate: {low: 1e-4, high: 0.01, log: true}
+      hidden: {choices: [[64], [128, 64]]}
+"""
+NO_TRAINING = GOOD.replace("training:\n  epochs: 3\n", "")
+
+
+@pytest.mark.parametrize(
+    ("gate", "evaluation", "sentence"),
+    [
+        ("{thresholds: {auc: 0.7}}", "{}", "line 12: gate.thresholds.auc: is no metric of the .*"
+         "regression; those are mae"),
+        ("{thresholds: {mean_error: 1}}", "{}", "mean_error: is best in between"),
+        ("{thresholds: {rmse: {maximum_drop: 1}}}", "{}", "rmse: takes minimum and maximum"),
+        ("{minimum_improvement: {f1: 1}}", "{}", "gate.minimum_improvement.f1: is no metric"),
+        ("{metric: auc}", "{}", "gate.metric: is no metric"),
+        ("{slices: {rmse: 9}}", "{}", "gate.slices: needs columns in evaluation.slices"),
+        ("{maximum_slice_regression: {rmse: 9}}", "{}", "needs columns in evaluation.slices"),
+        ("{fairness: {selection_rate: 0.1}}", "{}", "gate.fairness: needs columns in evaluation"),
+        ("{tolerance: -1}", "{}", "line 12: gate.tolerance: .*greater than or equal to 0"),
+        ("{confident: perhaps}", "{}", "line 12: gate.confident: "),
+        ("{}", "{groups: [station]}", "line 13: evaluation.groups: is for binary models"),
+        ("{}", "{threshold_by: f1}", "evaluation.threshold_by: is for binary models"),
+        ("{}", "{threshold_by: luck}", "line 13: evaluation.threshold_by: .*not 'luck'"),
+        ("{}", "{threshold: 2}", "line 13: evaluation.threshold: .*less than or equal to 1"),
+        ("{}", "{resamples: 0}", "line 13: evaluation.resamples: "),
+        ("{}", "{importance_rows: -1}", "line 13: evaluation.importance_rows: "),
+        ("{}", "{costs: {false_alarm: 2}}", "line 13: evaluation.costs"),
+    ],
+)  # fmt: skip
+def test_names_what_the_gate_cannot_judge_by(write, gate, evaluation, sentence):
+    text = GOOD.replace("gate:\n  thresholds: {rmse: 5}\n", f"gate: {gate}\n")
+    with pytest.raises(InputError, match=sentence):
+        load_loop(write(f"{text}evaluation: {evaluation}\n"))
+
+
+def test_costs_belong_to_the_threshold_they_choose(write):
+    text = GOOD.replace("regression", "binary").replace("{rmse: 5}", "{auc: 0.7}")
+    with pytest.raises(InputError, match="costs: is for evaluation"):
+        load_loop(write(text + "evaluation: {costs: {false_negative: 2}}\n"))
+    with pytest.raises(InputError, match="threshold_by: cost needs"):
+        load_loop(write(text + "evaluation: {threshold_by: cost}\n"))
+
+
+def test_how_a_model_is_judged_reaches_both_pipelines(write, tmp_path):
+    text = GOOD.replace("regression", "binary").replace(
+        "gate:\n  thresholds: {rmse: 5}\n",
+        "gate: {confident: true, metric: pr_auc, tolerance: 0.01, force: agreed}\n"
+        "evaluation: {threshold_by: cost, costs: {false_negative: 5}, importance_rows: 0}\n",
+    )
+    loop, base = load_loop(write(text))
+    for pipeline in ("training", "monitoring"):
+        given = pipeline_arguments(pipeline, loop, base, tmp_path)
+        assert (given["confident"], given["gate_metric"], given["tolerance"]) == (
+            True, "pr_auc", 0.01
+        )  # fmt: skip
+        assert (given["threshold_by"], given["force_gate"]) == ("cost", "agreed")
+        assert (given["false_positive_cost"], given["false_negative_cost"]) == (1.0, 5.0)
+        assert given["importance_rows"] == 0
+
+
+def test_a_search_space_reaches_the_pipeline_as_it_is_given(write, tmp_path):
+    loop, base = load_loop(write(NO_TRAINING + TUNING))
+    arguments = pipeline_arguments("training", loop, base, tmp_path)
+    assert arguments["tuning_space"] == {
+        "learning_rate": {"low": 0.0001, "high": 0.01, "log": True},
+        "hidden": {"choices": [[64], [128, 64]]},
+    }
+    assert arguments["tuning_trials"] == 9
+    assert arguments["tuning_study"] == str(base / "studies")
+    assert "tuning_space" not in pipeline_arguments(
+        "training", load_loop(write(GOOD))[0], base, tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("trials: 9", "trials: 0", "line 14: training.tuning.trials: .*or equal to 1"),
+        ("high: 0.01", "hihg: 1", "line 17: training.tuning.space.learning_rate.hihg: there is no"),
+        ("high: 0.01", "high: low", "line 17: training.tuning.space.learning_rate.high: .*number"),
+        (", high: 0.01", "", "line 17: training.tuning.space.learning_rate: .*has no `high`"),
+        ("hidden:", "hiden:", "line 18: training.tuning.space.hiden: .*cannot be tuned"),
+        ("[64], [128", "[0], [128", "line 18: training.tuning.space.hidden: .*hidden holds 0"),
+    ],
+)
+def test_names_a_mistake_of_a_search_space(write, old, new, sentence):
+    assert old in TUNING
+    with pytest.raises(InputError, match=sentence):
+        load_loop(write(NO_TRAINING + TUNING.replace(old, new)))
+
+
 SOURCE = "trips: {uri: trips.csv, timestamp: at}"
 
 

@@ -81,6 +81,8 @@ def test_binary_tensors_are_read() -> None:
     [
         ({"predictions": [{"probability": 0.5}]}, [0.5]),
         ({"predictions": [{"label": "b", "probabilities": {"a": 0.1, "b": 0.9}}]}, ["b"]),
+        ({"predictions": [0.25, 0.75]}, [0.25, 0.75]),
+        ({"predictions": [[0.1, 0.9], [0.8, 0.2]]}, ["b", "a"]),
         ({"outputs": [{"name": "value", "data": [1.0, 2.0]}]}, [1.0, 2.0]),
         ({"outputs": [{"name": "probabilities", "data": [0.1, 0.9, 0.8, 0.2]}]}, ["b", "a"]),
     ],

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_io import model_inputs
 from kfloop.components.contracts.model_package import Feature
-from kfloop.components.training.encoder import CLIP, encode, fit_encoder
-from kfloop.components.training.fit import Examples, shuffled_batches
+from kfloop.components.training.batches import batch_rows, ordered_batches, shuffled_batches
+from kfloop.components.training.devices import Devices
+from kfloop.components.training.encoder import CLIP, EncoderFitter, encode_pieces
+from kfloop.components.training.examples import Examples
 
 import tensorflow as tf  # isort: skip
 
@@ -19,7 +21,13 @@ NUMBER = [Feature("x", "float")]
 
 def fitted(values, features=NUMBER, **options):
     defaults = {"categorical": set(), "domains": {}, "minimum_count": 1, "vocabulary_limit": 100}
-    return fit_encoder({features[0].name: values}, features, **(defaults | options))
+    fitter = EncoderFitter(features, **(defaults | options))
+    fitter.update({features[0].name: values})
+    return fitter.encoder()
+
+
+def encode(encoder, inputs):
+    return next(encode_pieces(encoder, [inputs]))
 
 
 @settings(deadline=None, max_examples=40)
@@ -121,7 +129,7 @@ def test_batches_shuffle_rows_with_their_labels_and_differ_by_epoch_only():
     numbers = np.arange(100, dtype=np.float32)
     examples = Examples({"numeric": numbers[:, None]}, numbers)
     epoch = tf.Variable(0, dtype=tf.int64)
-    dataset = shuffled_batches(examples, 32, seed=5, epoch=epoch)
+    dataset = shuffled_batches(examples, 32, 5, epoch, Devices("one"))
 
     def one_pass():
         seen = [(x["numeric"].numpy()[:, 0], y.numpy()) for x, y in dataset]
@@ -136,3 +144,24 @@ def test_batches_shuffle_rows_with_their_labels_and_differ_by_epoch_only():
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, second)
     assert len(set(first.tolist())) == 96
+
+
+def test_processes_take_their_share_of_the_same_batches():
+    numbers = np.arange(101, dtype=np.float32)
+    examples = Examples({"numeric": numbers[:, None]}, numbers)
+    epoch = tf.Variable(3, dtype=tf.int64)
+    one = Devices("one", count=4)
+    both = [Devices("two", count=4, processes=2, process=process) for process in (0, 1)]
+    size = batch_rows(101, 35, one)
+    assert size == 32
+    for batches in (
+        lambda devices: shuffled_batches(examples, size, 5, epoch, devices),
+        lambda devices: ordered_batches(examples, devices),
+    ):
+        whole = list(batches(one).as_numpy_iterator())
+        shares = [list(batches(devices).as_numpy_iterator()) for devices in both]
+        for (_, label), (_, left), (_, right) in zip(whole, *shares, strict=True):
+            assert len(left) == len(right)
+            np.testing.assert_array_equal(np.concatenate([left, right]), label)
+    with pytest.raises(InputError, match="batch of 3 rows cannot be shared by 4 devices"):
+        batch_rows(101, 3, one)

@@ -1,6 +1,7 @@
 """Weights of classes, the learning rate over time, and gradient clipping."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from kfloop.components.training.train import (  # imported before TensorFlow: it
     parse_hyperparameters,
 )
 
-from kfloop.components.training.columns import Label, class_weights  # isort: skip
-from kfloop.components.training.fit import Examples, FitSettings, fit  # isort: skip
+from kfloop.components.training.devices import Devices  # isort: skip
+from kfloop.components.training.examples import Examples  # isort: skip
+from kfloop.components.training.fit import FitSettings, fit  # isort: skip
+from kfloop.components.training.label import Label, class_weights  # isort: skip
+from kfloop.components.training.progress import _duration  # isort: skip
 from kfloop.components.training.schedule import learning_rate  # isort: skip
 
 import keras  # isort: skip
@@ -34,14 +38,15 @@ def trained(examples: Examples, **changes) -> tuple[keras.Model, list[dict[str, 
         "task": "binary", "epochs": 4, "batch_size": 100, "learning_rate": 0.05, "patience": 9,
         "seed": 3,
     } | changes)  # fmt: skip
-    return network, fit(network, examples, examples, settings).epochs
+    return network, fit(network, examples, examples, settings, Devices("one")).epochs
 
 
 def test_balanced_classes_pull_the_mean_probability_to_a_half():
     examples = rare_positive()
     share = float(examples.label.mean())
-    label = Label(examples.label)
-    weights = tuple(class_weights(label, "balanced", np.arange(ROWS)))
+    positive = int(examples.label.sum())
+    label = Label("y", "binary", counts=[ROWS - positive, positive])
+    weights = tuple(class_weights(label, "balanced"))
     assert weights == pytest.approx((0.5 / (1 - share), 0.5 / share))
     plain, _ = trained(examples)
     balanced, _ = trained(examples, class_weights=weights)
@@ -54,23 +59,24 @@ def test_balanced_classes_pull_the_mean_probability_to_a_half():
 
 
 def test_weights_are_given_by_the_name_of_the_class():
-    kinds = Label(np.array([0, 1, 2, 1], np.int32), ["high", "low", "mid"])
-    assert class_weights(kinds, {"low": 3.0}, np.arange(4)) == [1.0, 3.0, 1.0]
-    binary = Label(np.array([0, 1], np.float32))
-    assert class_weights(binary, {"True": 5.0}, np.arange(2)) == [1.0, 5.0]
-    assert class_weights(binary, "", np.arange(2)) == []
+    kinds = Label("y", "multiclass", ["high", "low", "mid"], [1, 2, 0])
+    assert class_weights(kinds, {"low": 3.0}) == [1.0, 3.0, 1.0]
+    assert class_weights(kinds, "balanced") == [1.5, 0.75, 1.0]
+    binary = Label("y", "binary", counts=[1, 1])
+    assert class_weights(binary, {"True": 5.0}) == [1.0, 5.0]
+    assert class_weights(binary, "") == []
 
 
 @pytest.mark.parametrize(
     ("label", "wanted", "message"),
     [
-        (Label(np.array([0, 1], np.int32), ["a", "b"]), {"c": 2.0}, "'c', which is no class"),
-        (Label(np.array([0.5, 1.0])), "balanced", "regression has none"),
+        (Label("y", "multiclass", ["a", "b"], [1, 1]), {"c": 2.0}, "'c', which is no class"),
+        (Label("y", "regression"), "balanced", "regression has none"),
     ],
 )
 def test_weights_that_fit_no_class_are_refused(label, wanted, message):
     with pytest.raises(InputError, match=message):
-        class_weights(label, wanted, np.arange(2))
+        class_weights(label, wanted)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +128,20 @@ def test_every_variant_learns_and_is_repeatable(changes):
 def test_clipping_bounds_the_first_step():
     network, _ = trained(rare_positive(), clip_norm=1e-9, epochs=1)
     assert network.optimizer.global_clipnorm == 1e-9
+
+
+def test_the_log_can_be_followed(monkeypatch, capsys):
+    monkeypatch.setattr("kfloop.components.training.progress._SILENCE_SECONDS", -1.0)
+    _, epochs = trained(rare_positive(), learning_rate=3.0, patience=1, epochs=50)
+    printed = capsys.readouterr().out
+    assert re.search(r"Epoch 1/50 is at 80%: [\d,]+ examples/s, \d+ s left in it\.", printed)
+    assert len(epochs) < 50
+    assert f"the best is epoch {len(epochs) - 1}; stops, since 1 epochs" in printed
+    assert epochs[0]["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.4, "0 s"), (61, "1 min 01 s"), (3601, "1 h 00 min")]
+)
+def test_durations_are_short(seconds, said):
+    assert _duration(seconds) == said

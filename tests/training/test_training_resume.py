@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_training_train import Workspace, binary_table, signature
+from test_training_train import ROLES, SETTINGS, Workspace, binary_table, signature
 
+from kfloop.components.contracts.dataset import write_dataset
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import read_model_json
+from kfloop.components.training.checkpoint import identity, locked_directory
 
 SLOW = {"epochs": 6, "batch_size": 16, "hyperparameters": {"patience": 6, "schedule": "cosine"}}
 TRAIN = """
@@ -41,7 +44,8 @@ def test_killed_in_an_epoch_and_run_again_it_ends_with_the_same_loss(tmp_path, d
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed").exists()
-    assert [path.name for path in checkpoint.iterdir()] == ["training-checkpoint.npz"]
+    state = checkpoint / "training-checkpoint.npz"
+    assert state.is_file()
 
     again = start(tmp_path, "killed", str(checkpoint), data)
     printed, _ = again.communicate()
@@ -49,7 +53,7 @@ def test_killed_in_an_epoch_and_run_again_it_ends_with_the_same_loss(tmp_path, d
     assert "Going on after epoch 2 of the checkpoint." in printed
     assert "Epoch 3/6" in printed
     assert "Epoch 2/6" not in printed
-    assert not list(checkpoint.iterdir())
+    assert not state.exists()
 
     whole = start(tmp_path, "whole", "", data)
     whole.communicate()
@@ -68,8 +72,44 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path, capsys, mo
     capsys.readouterr()
     workspace.train(binary_table(rows=300), epochs=1, checkpoint_uri=str(tmp_path / "c"))
     printed = capsys.readouterr().out
-    assert "is of other data or settings; starting over." in printed
+    assert "is of other data, settings or code; starting over." in printed
     assert "Epoch 1/1" in printed
+
+
+def test_two_trainings_cannot_share_a_checkpoint_directory(tmp_path):
+    workspace = Workspace(tmp_path)
+    with locked_directory(str(tmp_path / "c"), lock=True):
+        with pytest.raises(InputError, match="Another training uses the checkpoint directory"):
+            workspace.train(binary_table(rows=300), epochs=1, checkpoint_uri=str(tmp_path / "c"))
+        assert not (tmp_path / "model").exists()
+    workspace.train(binary_table(rows=300), epochs=1, checkpoint_uri=str(tmp_path / "c"))
+    assert (tmp_path / "model").exists()
+
+
+def test_whatever_determines_the_result_is_in_the_identity(tmp_path, monkeypatch):
+    schema, module = tmp_path / "schema", tmp_path / "module.py"
+    schema.write_text("a")
+    module.write_text("a = 1")
+    write_dataset(binary_table(rows=50), tmp_path / "data")
+    settings = replace(SETTINGS, module_uri=str(module), hyperparameters={"width": 3})
+
+    def of(settings=settings, streamed=False, devices=1):
+        return identity(tmp_path / "data", schema, ROLES, settings, streamed, devices)
+
+    first = of()
+    same = replace(settings, checkpoint_uri="elsewhere", require_gpu=True, input="memory")
+    assert of(same) == first
+    found = {first, of(streamed=True), of(devices=2), of(replace(settings, seed=8))}
+    found.add(of(replace(settings, hyperparameters={"width": 4})))
+    module.write_text("a = 2")
+    found.add(of())
+    schema.write_text("b")
+    found.add(of())
+    write_dataset(binary_table(rows=51), tmp_path / "data")
+    found.add(of())
+    monkeypatch.setattr("kfloop.components.training.checkpoint.VERSION", "9.9.9")
+    found.add(of())
+    assert len(found) == 9
 
 
 def test_a_training_that_was_done_only_writes_its_package(tmp_path, capsys, monkeypatch):
@@ -85,7 +125,7 @@ def test_a_training_that_was_done_only_writes_its_package(tmp_path, capsys, monk
 
 
 def test_a_missing_gpu_is_said_at_once(tmp_path):
-    with pytest.raises(InputError, match=r"there is no GPU: found CPU \(\d+ cores\); TensorFlow"):
+    with pytest.raises(InputError, match=r"no GPU: TensorFlow found CPU \(\d+ cores\); TensorFlow"):
         Workspace(tmp_path).train(binary_table(rows=300), require_gpu=True)
 
 

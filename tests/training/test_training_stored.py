@@ -10,7 +10,8 @@ from test_training_train import ROLES, SETTINGS, Workspace, binary_table, signat
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import REFERENCE
 
-from kfloop.components.training.stored import StoredExamples, streams  # isort: skip
+from kfloop.components.training.reading import streams  # isort: skip
+from kfloop.components.training.stored import StoredExamples  # isort: skip
 
 import tensorflow as tf  # isort: skip
 
@@ -19,15 +20,17 @@ def stored(directory, rows: int) -> StoredExamples:
     numbers = np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
     positions = np.arange(rows, dtype=np.int32)[:, None]
     sample = {"numeric": numbers, "categorical": positions}
-    examples = StoredExamples(directory / "rows", np.arange(rows, dtype=np.float32), sample)
+    label = np.arange(rows, dtype=np.float32)
+    examples = StoredExamples(directory / "rows", sample, label)
     for start in range(0, rows, 1000):
-        examples.append({name: values[start : start + 1000] for name, values in sample.items()})
+        part = slice(start, start + 1000)
+        examples.append({name: values[part] for name, values in sample.items()}, label[part])
     return examples
 
 
 def one_epoch(examples, epoch, batch_size=100, seed=5):
-    # 12 bytes a row: a window of two blocks.
-    dataset = examples.shuffled(batch_size, seed, tf.Variable(epoch, dtype=tf.int64), 12 * 4500)
+    # 16 bytes a row: a window of two blocks.
+    dataset = examples.shuffled(batch_size, seed, tf.Variable(epoch, dtype=tf.int64), 16 * 4500)
     batches = list(dataset.as_numpy_iterator())
     for inputs, label in batches:
         assert inputs["numeric"].shape == (batch_size, 2)
@@ -49,9 +52,9 @@ def test_an_epoch_gives_whole_batches_of_every_row_in_an_order_of_seed_and_epoch
 
 def test_rows_in_order_come_back_as_written(tmp_path):
     examples = stored(tmp_path, 2_300)
-    labels = [label for _, label in examples.batches(1000).as_numpy_iterator()]
-    assert [len(label) for label in labels] == [1000, 1000, 300]
-    assert (np.concatenate(labels) == examples.label).all()
+    labels = [label for _, label in examples.in_order(1000, 2_299).as_numpy_iterator()]
+    assert [len(label) for label in labels] == [1000, 1000, 299]
+    assert (np.concatenate(labels) == np.arange(2_299)).all()
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
@@ -102,7 +105,7 @@ def test_what_does_not_fit_is_streamed(tmp_path, monkeypatch, capsys):
     package = workspace.train(binary_table(rows=300), epochs=1)
     train = tmp_path / "train"
     assert not streams("auto", train, package.features)
-    monkeypatch.setattr("kfloop.components.training.stored.available_memory", lambda: 300 * 210)
+    monkeypatch.setattr("kfloop.components.training.reading.available_memory", lambda: 300 * 150)
     assert streams("auto", train, package.features)
     assert "is available: it is streamed from local disk." in capsys.readouterr().out
     assert not streams("memory", train, package.features)

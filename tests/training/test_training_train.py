@@ -1,6 +1,7 @@
 """Training end to end on small data: the package, its graph, and what it refuses."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -319,10 +320,14 @@ def test_the_training_curves_are_self_contained_and_progress_is_printed(workspac
     workspace.train(binary_table(rows=600), epochs=2)
     page = (workspace.root / "model.html").read_text()
     assert page.count("<svg") == 2
+    assert page.count(" (kept)") == 1
+    assert "2 epochs in " in page
+    assert "with tensorflow\non CPU (" in page
     assert "http" not in page
     printed = capsys.readouterr().out
-    assert "Epoch 1/2: " in printed
-    assert "examples/s" in printed
+    assert re.search(r"Epoch 1/2: .* examples/s; the best so far; at most \d+ s left\.", printed)
+    assert re.search(r"Epoch 2/2: .* examples/s; the best (so far|is epoch 1); done\.", printed)
+    assert "backend tensorflow; trained on CPU (" in printed
 
 
 def test_a_second_run_replaces_the_first(workspace):

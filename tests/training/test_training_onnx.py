@@ -1,0 +1,84 @@
+"""The package as ONNX: the same raw values in, the same predictions out."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pyarrow.parquet as pq
+import pytest
+import tf2onnx
+from test_training_train import ROLES, Workspace, binary_table, toy_table, without
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.model_io import model_inputs
+from kfloop.components.contracts.model_package import GOLDEN, read_model_json
+from kfloop.components.training import onnx_export
+from kfloop.components.training.onnx_export import export_onnx
+
+MODULE = """
+import keras
+def build_model(schema, hyperparameters):
+    inputs = schema.inputs()
+    x = keras.layers.Dense(8, activation="{activation}")(inputs["numeric"])
+    return keras.Model(inputs, keras.layers.Dense(schema.outputs)({wrap}))
+"""
+
+
+LABELS = {"binary": "label", "multiclass": "kind", "regression": "amount"}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("onnx"))
+    for task, label in LABELS.items():
+        table = without(toy_table(), "old", *(set(LABELS.values()) - {label}))
+        workspace.train(table, task, replace(ROLES, label=label), task=task, epochs=1)
+    return workspace
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_the_whole_graph_predicts_the_same_from_raw_values(workspace, task):
+    """Text and integer categories, missing numbers, booleans: as the package takes them."""
+    package = read_model_json(workspace.root / task)
+    told = export_onnx(workspace.root / task, workspace.root / f"{task}-onnx")
+    assert told["rows_compared"] == 102
+    assert 0 <= told["largest_difference"] <= 1e-5
+    assert told == json.loads((workspace.root / f"{task}-onnx/onnx.json").read_text())
+
+    session = onnxruntime.InferenceSession(workspace.root / f"{task}-onnx/model.onnx")
+    assert {given.name for given in session.get_inputs()} == set(package.feature_names)
+    golden = pq.read_table(workspace.root / task / GOLDEN)
+    (predicted,) = session.run(None, model_inputs(golden, package.features))
+    if task == "multiclass":
+        assert [package.classes[i] for i in predicted.argmax(1)] == golden["prediction"].to_pylist()
+    else:
+        expected = golden["prediction"].to_numpy()
+        np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_of_the_users_is_exported_too(workspace):
+    module = workspace.root / "module.py"
+    module.write_text(MODULE.format(activation="gelu", wrap="x"))
+    workspace.train(binary_table(rows=400), "own", module_uri=str(module), epochs=1)
+    assert export_onnx(workspace.root / "own", workspace.root / "own-onnx")["output"]
+
+
+def test_an_operation_that_onnx_lacks_is_named_and_nothing_is_written(workspace):
+    module = workspace.root / "erfinv.py"
+    module.write_text(MODULE.format(activation="tanh", wrap="keras.ops.erfinv(0.1 * x)"))
+    workspace.train(binary_table(rows=400), "erfinv", module_uri=str(module), epochs=1)
+    with pytest.raises(InputError, match="uses Erfinv, which ONNX has no counterpart for"):
+        export_onnx(workspace.root / "erfinv", workspace.root / "erfinv-onnx")
+    assert not (workspace.root / "erfinv-onnx").exists()
+
+
+def test_a_graph_that_predicts_something_else_is_refused(workspace, monkeypatch):
+    """With the converter's own rule a missing number makes the prediction NaN."""
+    own = tf2onnx.onnx_opset.controlflow.Select.version_9
+    monkeypatch.setattr(
+        onnx_export, "_select", lambda context, node, name, arguments: own(context, node)
+    )
+    with pytest.raises(InputError, match="predicts something else than the package"):
+        export_onnx(workspace.root / "binary", workspace.root / "strict-onnx")
+    assert not (workspace.root / "strict-onnx").exists()
