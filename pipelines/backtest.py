@@ -31,8 +31,6 @@ def backtest(
     examples_query: str,
     label: str,
     timestamp: str,
-    trainings: List[Dict],
-    models: List[Dict],
     entities: List[str] = [],
     feature_repo: str = "",
     feature_service: str = "",
@@ -48,6 +46,8 @@ def backtest(
     validation_fraction: float = 0.1,
     seed: int = 0,
     hyperparameters: Dict = {},
+    trainings: List[Dict] = [],
+    models: List[Dict] = [],
 ):
     """Scores models on windows of the past.
 

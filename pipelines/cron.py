@@ -15,6 +15,8 @@ from kfloop.components.contracts.errors import InputError
 FIVE = "minute hour day-of-month month day-of-week"
 # What cronsim knows and robfig/cron v1 does not.
 ONLY_IN_CRONSIM = re.compile(r"[L#]|(?i:LW)")
+# A span of one value with a step: cronsim takes it to the end, robfig/cron v1 does not.
+AMBIGUOUS = re.compile(r"\b(\w+)-\1/")
 DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 
 
@@ -41,6 +43,10 @@ def to_kfp(expression: str, with_seconds: bool = False) -> str:
     if len(fields) != 5 or ONLY_IN_CRONSIM.search(" ".join((fields[2], fields[4]))):
         raise InputError(f"the cron {expression!r} is not five fields: {FIVE}")
     five = " ".join(fields)
+    if span := AMBIGUOUS.search(five):
+        raise InputError(
+            f"the cron {expression!r} has a step in a span of one value; write {span[1]} alone"
+        )
     try:
         CronSim(five, datetime(2000, 1, 1))
         CronSim(f"{seconds} 0 * * *", datetime(2000, 1, 1))

@@ -272,12 +272,9 @@ def _report(
     metric = METRICS[described.task]
     first = lived[0].model_uri
     curves = {
-        name: [scores[uri(month), month.since[:7]] for month in lived]
-        for name, uri in {
-            OURS: lambda month: month.model_uri,
-            NEVER: lambda month: first,
-            MONTHLY: lambda month: "",
-        }.items()
+        OURS: [scores[month.model_uri, month.since[:7]] for month in lived],
+        NEVER: [scores[first, month.since[:7]] for month in lived],
+        MONTHLY: [scores["", month.since[:7]] for month in lived],
     }
     retrained = sum(month.action == "retrain" for month in lived)
     trainings = {OURS: retrained, NEVER: 0, MONTHLY: len(lived)}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,3 +25,25 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+class AtMost(logging.Filter):
+    """Lets so many records a second through; the next line says how many it held (`suppressed`)."""
+
+    def __init__(self, per_second: int) -> None:
+        super().__init__()
+        self._limit = per_second
+        self._second = self._lines = self._suppressed = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Returns whether a record passes."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines > self._limit:
+            self._suppressed += 1
+            return False
+        if self._suppressed:
+            record.suppressed, self._suppressed = self._suppressed, 0
+        return True

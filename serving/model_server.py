@@ -24,7 +24,7 @@ import kserve
 import uvloop
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.serving import json_logs
+from kfloop.serving import event_sender, json_logs
 from kfloop.serving.grpc_server import BoundGRPCServer
 from kfloop.serving.package_model import PackageModel
 from kfloop.serving.rest import Draining, Plane, prepare
@@ -128,6 +128,8 @@ def serve(arguments: argparse.Namespace) -> None:
     grpc_address = f"{arguments.host}:{arguments.grpc_port}" if arguments.grpc_port else ""
     draining = Draining()
     prepare(model, draining, arguments.slow_seconds)
+    if arguments.payload_logger:
+        event_sender.install(kserve.model_server.app, model.name, arguments.payload_logger)
     host, port = listener.getsockname()[:2]
     looked_up = f", features from {arguments.feature_repo}" if arguments.feature_repo else ""
     print(
@@ -153,6 +155,12 @@ def main() -> None:
         default=os.environ.get("KFLOOP_FEATURE_REPO", ""),
         help="applied Feast repository: looks features up that requests leave out "
         "(default: $KFLOOP_FEATURE_REPO)",
+    )
+    parser.add_argument(
+        "--payload_logger",
+        default=os.environ.get("KFLOOP_PAYLOAD_LOGGER", ""),
+        help="URL of a payload logger that gets requests and answers "
+        "(default: $KFLOOP_PAYLOAD_LOGGER)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
     parser.add_argument("--http_port", type=int, default=8080)

@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.serving import payload_metrics as metrics
-from kfloop.serving.log_lines import JsonFormatter
+from kfloop.serving.log_lines import AtMost, JsonFormatter
 from kfloop.serving.payload_events import PREDICTOR_COMPONENT, events_of
 from kfloop.serving.payload_rows import Redaction
 from kfloop.serving.payload_writer import PayloadWriter, Settings
@@ -36,6 +36,7 @@ UNUSABLE = 2
 LOST_ROWS = 3
 MAX_BODY = 16 * 2**20
 GRACE_SECONDS = 10
+LINES_PER_SECOND = 10
 LEFT_OVER = timedelta(hours=1)
 KEY_VARIABLE = "KFLOOP_REDACTION_KEY"
 Number = TypeVar("Number", int, float)
@@ -137,6 +138,7 @@ def set_up_log() -> None:
     """Sends warnings of all, and from INFO on our own, to standard error as JSON lines."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(AtMost(LINES_PER_SECOND))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     _log.setLevel(logging.INFO)
 

@@ -13,7 +13,8 @@ in UTC. Features have the type that `model.json` gives them (float64, int64, boo
 sent with another type is null, and `error` says so.
 
 A failed request leaves rows too: `status` 400 and more, `error` a sentence. Under
-`model_version=none` are those for which nothing was ready.
+`model_version=none` are those for which nothing was ready. Of a request without an answer, or the
+reverse, which a payload logger may be left with, `status` is null and `error` says so.
 
 Files become visible whole (written beside, then renamed). A reader ignores names that start with
 a dot.

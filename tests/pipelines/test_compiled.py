@@ -39,8 +39,8 @@ def test_nothing_is_installed_at_run_time(pipeline):
 def test_every_step_that_changes_the_world_always_runs(pipeline):
     spec = yaml.safe_load(compiled_path(pipeline).read_text())
     effects = ("deploy", "publish", "promote", "roll-back", "register", "smoke", "analyse")
-    effects += ("ingest", "describe", "collect", "plan", "decide", "replay-requests", "export-")
-    effects += ("update-champion", "roll-out-model")
+    effects += ("ingest", "describe", "collect", "plan", "decide", "replay-requests", "export-data")
+    effects += ("update-champion", "roll-out-model", "export-metrics", "notify", "detect-drift")
     dags = [c["dag"] for c in [spec["root"], *spec["components"].values()] if "dag" in c]
     for name, task in ((name, task) for dag in dags for name, task in dag["tasks"].items()):
         if name.startswith(effects) and "cachingOptions" in task:
