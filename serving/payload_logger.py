@@ -195,7 +195,7 @@ def run(options: argparse.Namespace) -> int:
         asyncio.run(serve(options, writer))
     finally:
         lost = writer.close()
-    if lost:
+    if lost or not writer.complete:
         _log.error("stopped; rows could not be written", extra={"rows": lost})
         return LOST_ROWS
     _log.info("stopped; all is written")
@@ -223,8 +223,8 @@ def _positive(number: Number) -> Number:
     return number
 
 
-def main() -> None:
-    """Reads the command line and serves."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Returns what reads the command line."""
     parser = argparse.ArgumentParser(description="Writes the inference log from CloudEvents.")
     parser.add_argument("--directory", required=True, type=Path, help="where the logs go")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
@@ -246,9 +246,14 @@ def main() -> None:
     parser.add_argument("--flush_seconds", type=_seconds, default=10.0)
     parser.add_argument("--flush_rows", type=_count, default=10_000)
     parser.add_argument("--max_queued", type=_count, default=10_000, help="events, then drop")
+    return parser
+
+
+def main() -> None:
+    """Reads the command line and serves."""
     set_up_log()
     try:
-        sys.exit(run(parser.parse_args()))
+        sys.exit(run(argument_parser().parse_args()))
     except InputError as error:
         print(f"InputError: {error}", file=sys.stderr, flush=True)
         sys.exit(UNUSABLE)

@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow as pa
 
 from kfloop.components.contracts import inference_log as log
-from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import ModelPackage
 from kfloop.serving import payload_metrics as metrics
 from kfloop.serving.log_writer import write_rows
@@ -74,9 +73,14 @@ class Settings:
 
 
 class PayloadWriter:
-    """Takes events and writes them in the background; see the module's docstring."""
+    """Takes events and writes them in the background; see the module's docstring.
+
+    Attributes:
+        complete: Whether the thread ended by itself, after it took all there was.
+    """
 
     def __init__(self, settings: Settings, write: Write = write_rows) -> None:
+        self.complete = False
         self._settings = settings
         self._write = write
         self._models = Models(settings.models, settings.redaction)
@@ -146,6 +150,7 @@ class PayloadWriter:
             many = self._unflushed >= self._settings.flush_rows and not self._failing
             if self._unflushed and (ended or many or time.monotonic() >= self._deadline):
                 self._flush()
+        self.complete = True
 
     def _take(self, event: Event) -> None:
         with self._lock:
@@ -170,7 +175,8 @@ class PayloadWriter:
         except UNREADABLE as error:
             outcome, rows, package, version = "unreadable", [], None, ""
             told = {"service": event.service, "request_id": event.id}
-            _log.warning("A payload cannot be read: %r", error, extra=told)
+            # The error's own text may quote what is redacted.
+            _log.warning("A payload cannot be read: %s", type(error).__name__, extra=told)
         for half in (pair.request, pair.response):
             if half is not None:
                 metrics.EVENTS.labels(half.kind, outcome).inc()
@@ -192,7 +198,7 @@ class PayloadWriter:
     def _find(self, service: str, version: str) -> ModelPackage | None:
         try:
             return self._models.find(service, version)
-        except InputError as error:
+        except (OSError, ValueError) as error:  # InputError is one
             _log.warning("Columns are inferred: %s", error, extra={"service": service})
             return None
 
@@ -211,7 +217,8 @@ class PayloadWriter:
             except (pa.ArrowException, *UNREADABLE) as error:  # the rows: they stay what they are
                 result = "failed"
                 metrics.DROPPED_ROWS.labels("unwritable").inc(len(rows))
-                _log.error("Rows of %s are lost: %r", directory, error, extra={"rows": len(rows)})
+                why = type(error).__name__
+                _log.error("Rows of %s are lost: %s", directory, why, extra={"rows": len(rows)})
                 del self._rows[group]
             metrics.FLUSH.labels(result).observe(time.perf_counter() - started)
             if result == "ok":

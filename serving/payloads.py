@@ -66,13 +66,21 @@ def request_rows(body: bytes, json_length: int | None = None) -> list[Row]:
     if isinstance(document.get("instances"), list):
         rows = [entry if isinstance(entry, dict) else {} for entry in document["instances"]]
     elif isinstance(document.get("inputs"), list):
-        tensors = [tensor for tensor in document["inputs"] if isinstance(tensor, dict)]
+        tensors = [tensor for tensor in document["inputs"] if _is_column(tensor)]
         columns = {str(tensor.get("name")): flatten(tensor.get("data")) for tensor in tensors}
         rows = [
             {name: values[row] for name, values in columns.items() if row < len(values)}
             for row in range(max(map(len, columns.values()), default=0))
         ]
     return rows or [{}]
+
+
+def _is_column(tensor: Any) -> bool:
+    """Whether a tensor is one value per row: shape [n] or [n, 1], or none told."""
+    if not isinstance(tensor, dict):
+        return False
+    shape = tensor.get("shape")
+    return not isinstance(shape, list) or all(size == 1 for size in shape[1:])
 
 
 def response_predictions(

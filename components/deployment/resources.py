@@ -19,7 +19,8 @@ from kfloop.components.deployment.autoscaling import (
 from kfloop.components.deployment.settings import known, mapping, name_of, whole
 
 KFLOOP, TENSORFLOW = "kfloop", "tensorflow"
-TENSORFLOW_RUNTIME = "kserve-tensorflow-serving"
+# KServe's own is of 2021 and cannot load what Keras 3 exports; see serving/manifests/runtimes.
+TENSORFLOW_RUNTIME = "kfloop-tensorflow"
 GPU = "nvidia.com/gpu"
 SECRET_ANNOTATION = "serving.kserve.io/storageSecretName"  # the name of a Secret, not one
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -32,8 +33,7 @@ class PredictorOptions:
 
     Attributes:
         runtime: `kfloop`, `tensorflow` (TensorFlow Serving, V1 only), or a ServingRuntime's name.
-        runtime_version: Tag of the runtime's image; empty takes the runtime's own, and for
-            `tensorflow` the version that the model was trained with.
+        runtime_version: Tag of the runtime's image; empty takes the runtime's own.
         requests: Resource requests, `cpu` and `memory`.
         limits: Resource limits.
         gpu: Number of GPUs.
@@ -113,29 +113,14 @@ def predictor_fields(options: PredictorOptions) -> dict[str, Any]:
     )
 
 
-def model_fields(options: PredictorOptions, trained_with: str) -> dict[str, Any]:
-    """Returns a predictor's `model` without its storageUri.
-
-    Args:
-        options: The options.
-        trained_with: TensorFlow version of the training, or empty.
-
-    Raises:
-        InputError: If TensorFlow Serving is asked for and no version is known. KServe's own
-            default is of 2021 and cannot load what Keras 3 exports.
-    """
+def model_fields(options: PredictorOptions) -> dict[str, Any]:
+    """Returns a predictor's `model` without its storageUri."""
     tensorflow = options.runtime == TENSORFLOW
-    version = options.runtime_version or (trained_with if tensorflow else "")
-    if tensorflow and not version:
-        raise InputError(
-            "runtime is tensorflow, but the model package does not say which TensorFlow it was "
-            "trained with; give runtime_version, a tag of the image tensorflow/serving."
-        )
     runtime = TENSORFLOW_RUNTIME if tensorflow else options.runtime
     fields: dict[str, Any] = {
         "modelFormat": {"name": TENSORFLOW if tensorflow else KFLOOP},
         "runtime": "" if runtime == KFLOOP else runtime,
-        "runtimeVersion": version,
+        "runtimeVersion": options.runtime_version,
         "resources": _resources(options),
     }
     return {key: value for key, value in fields.items() if value}

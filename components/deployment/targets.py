@@ -62,7 +62,7 @@ def target_of(
             "replaced in its place is never loaded again; deploy what publish_model returned."
         )
     options = options or PredictorOptions()
-    model = model_fields(options, package.framework.get("tensorflow", ""))
+    model = model_fields(options)
     predictor: dict[str, Any] = {
         "name": f"v{package.version}",
         # The Secret is named on the pods, too: a candidate may need another one.

@@ -1,7 +1,9 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,14 +80,15 @@ def test_keda_asks_prometheus() -> None:
     assert cpu["resource"]["target"] == {"type": "Utilization", "averageUtilization": 80}
 
 
-def test_tensorflow_serving_has_the_version_of_the_training() -> None:
-    made = predictor({"runtime": "tensorflow"}, framework={"tensorflow": "2.21.0"})["model"]
+def test_tensorflow_serving_is_the_pinned_runtime_of_this_project() -> None:
+    runtimes = Path(__file__).parents[2] / "serving/manifests/runtimes"
+    shipped = yaml.safe_load((runtimes / "tensorflow.yaml").read_text())
+    made = predictor({"runtime": "tensorflow"})["model"]
     assert made["modelFormat"] == {"name": "tensorflow"}
-    assert (made["runtime"], made["runtimeVersion"]) == ("kserve-tensorflow-serving", "2.21.0")
-    pinned = predictor({"runtime": "tensorflow", "runtime_version": "2.19.1"})["model"]
-    assert pinned["runtimeVersion"] == "2.19.1"
-    with pytest.raises(InputError, match="give runtime_version"):
-        predictor({"runtime": "tensorflow"})
+    assert made["runtime"] == shipped["metadata"]["name"]
+    assert "runtimeVersion" not in made, "the runtime's own image is pinned"
+    other = predictor({"runtime": "tensorflow", "runtime_version": "2.18.0"})["model"]
+    assert other["runtimeVersion"] == "2.18.0"
 
 
 @pytest.mark.parametrize(

@@ -24,16 +24,22 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from serving_helpers import CODE
+from starlette.responses import Response
 
 from kfloop.components.contracts.inference_log import log_files
 from kfloop.serving import event_sender
-from kfloop.serving.event_sender import Answered, EventSender
+from kfloop.serving.event_sender import Answered, Events, EventSender
 from kfloop.serving.log_writer import write_rows
-from kfloop.serving.payload_events import PREFIX
+from kfloop.serving.payload_events import PREFIX, Event
 from kfloop.serving.payload_logger import PayloadLogger
 from kfloop.serving.payload_writer import PayloadWriter, Settings
 
 FULL = {"seats": 150, "distance": 1120.0, "weekend": True, "carrier": "AA"}
+# KServe, once imported, has every child of this process keep its metrics in files.
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"
+} | {"PYTHONPATH": str(CODE)}
+CLIENT = httpx.Client(trust_env=False, timeout=60)
 NEVER = ("--flush_seconds", "1000", "--join_seconds", "1000")
 
 
@@ -68,9 +74,7 @@ class Logger:
             "content-type": "application/json",
         }
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return httpx.post(
-            self.url, content=content, headers=attributes | headers, trust_env=False, timeout=60
-        )
+        return CLIENT.post(self.url, content=content, headers=attributes | headers)
 
     def ask(self, number: str, rows: int = 1) -> None:
         """Posts a request and its answer."""
@@ -79,7 +83,7 @@ class Logger:
         assert self.post("response", number, {"predictions": answers}).status_code == 202
 
     def metric(self, name: str, **labels: str) -> float:
-        text = httpx.get(f"{self.url}/metrics", trust_env=False, timeout=60).text
+        text = CLIENT.get(f"{self.url}/metrics").text
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -95,7 +99,6 @@ class Logger:
         """Asks it to end, and returns the lines of its log."""
         self.process.send_signal(signal.SIGTERM)
         _, errors = self.process.communicate(timeout=60)
-        print(errors)
         return [json.loads(line) for line in errors.splitlines()]
 
 
@@ -111,7 +114,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Logger]]:
     def start_logger(*arguments: str, port: int = 0, **environment: str) -> Logger:
         process = subprocess.Popen(
             command(tmp_path / "log", "--port", str(port), *arguments),
-            env=os.environ | {"PYTHONPATH": str(CODE)} | environment,
+            env=ENVIRONMENT | environment,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -135,7 +138,7 @@ def test_kserves_events_become_the_inference_log(start: Callable[..., Logger]) -
     logger.post("request", "b", {"instances": [FULL]})  # came twice
     logger.post("request", "t", {}, **{"ce-component": "transformer"})
     assert logger.post("request", "x", {}, **{"ce-type": "other"}).status_code == 400
-    assert httpx.get(f"{logger.url}/healthz", trust_env=False).status_code == 200
+    assert CLIENT.get(f"{logger.url}/healthz").status_code == 200
     until(lambda: logger.metric("kfloop_payload_unflushed_rows") == 3)
     outcomes = {
         (kind, outcome): logger.metric("kfloop_payload_events_total", type=kind, outcome=outcome)
@@ -234,7 +237,7 @@ def test_settings_that_cannot_work_end_it_with_a_sentence(
 ) -> None:
     done = subprocess.run(
         command(tmp_path, *arguments),
-        env=os.environ | {"PYTHONPATH": str(CODE)},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -248,7 +251,7 @@ def test_a_directory_that_cannot_be_made_ends_it_with_a_sentence(tmp_path: Path)
     (tmp_path / "file").write_text("")
     done = subprocess.run(
         command(tmp_path / "file" / "log"),
-        env=os.environ | {"PYTHONPATH": str(CODE)},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -333,6 +336,27 @@ def test_events_are_answered_while_the_disk_hangs(tmp_path: Path) -> None:
     assert {row["request_id"] for row in logger.rows()} == {str(number) for number in range(6)}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_has_died_is_not_well_and_not_done(tmp_path: Path) -> None:
+    def write(*_: Any) -> Path:
+        raise MemoryError
+
+    writer = PayloadWriter(Settings(tmp_path, flush_rows=1), write)
+    now = datetime.now(UTC)
+    for kind in ("request", "response"):
+        writer.offer(Event(kind, "a", "ml", "toy", "predictor", "pod", now, b"{}"))
+    until(lambda: not writer.alive)
+
+    async def health() -> int:
+        transport = httpx.ASGITransport(PayloadLogger(writer).application())
+        async with httpx.AsyncClient(transport=transport, base_url="http://logger") as client:
+            return (await client.get("/healthz")).status_code
+
+    assert asyncio.run(health()) == 503
+    writer.close()
+    assert not writer.complete
+
+
 def test_a_body_that_is_too_large_is_refused(start: Callable[..., Logger]) -> None:
     answer = start().post("request", "a", b"x" * (16 * 2**20 + 1))
     assert answer.status_code == 400
@@ -380,6 +404,29 @@ def test_a_sender_ends_although_its_logger_is_gone() -> None:
     assert sent("lost") - before == 1
 
 
+def test_no_answer_waits_for_a_logger_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_sender, "TIMEOUT_SECONDS", 0.5)
+    before = sent("sent"), sent("dropped")
+
+    async def model(scope: Any, receive: Any, send: Any) -> None:
+        assert dict(scope["headers"])[b"x-return-features"] == b"1"
+        response = Response((await receive())["body"], headers={"x-request-id": "a"})
+        await response(scope, receive, send)
+
+    async def ask(app: Events) -> list[bytes]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            answers = [await client.post("/v1/models/toy:predict", content=b"x") for _ in range(20)]
+        return [answer.content for answer in answers]
+
+    with socket.create_server(("127.0.0.1", 0)) as hangs:  # connects, and says nothing
+        url = f"http://127.0.0.1:{hangs.getsockname()[1]}/"
+        sender = EventSender(url, "toy", max_queued=5)
+        assert asyncio.run(ask(Events(model, sender))) == [b"x"] * 20
+        assert (sent("sent") - before[0], sent("dropped") - before[1]) == (0, 15)
+        sender.close()
+
+
 def test_the_model_server_sends_what_it_answers(
     start: Callable[..., Logger], packages: Any, tmp_path: Path
 ) -> None:
@@ -393,7 +440,7 @@ def test_the_model_server_sends_what_it_answers(
                 *("--model_dir", str(packages["v1"]), "--http_port", str(port)),
                 *("--payload_logger", logger.url),
             ],
-            env=os.environ | {"PYTHONPATH": str(CODE), "POD_NAMESPACE": "ml"},
+            env=ENVIRONMENT | {"POD_NAMESPACE": "ml"},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -234,6 +234,16 @@ def test_binary_tensors_are_found_without_the_header_that_tells_them() -> None:
     assert [row["seats"] for row in rows] == [7, 0x7D7D7D7D7D7D7D7D]
 
 
+def test_a_tensor_of_many_columns_is_no_column() -> None:
+    tensors = [
+        {"name": "x", "shape": [2, 2], "datatype": "FP64", "data": [1.0, 2.0, 3.0, 4.0]},
+        {"name": "seats", "shape": [2, 1], "datatype": "INT64", "data": [[5], [6]]},
+    ]
+    rows = rows_of(Pair(event("request", {"inputs": tensors}), event("response")), None)
+    assert [row["seats"] for row in rows] == [5, 6]
+    assert not any("x" in row for row in rows)
+
+
 def test_a_v2_answer_tells_the_version_where_events_do_not() -> None:
     answer = {"model_name": "flights", "model_version": "9", "outputs": []}
     assert version_of(Pair(event("request"), event("response", answer))) == "9"
@@ -299,6 +309,17 @@ def test_columns_of_an_unknown_model_are_inferred_alike_in_every_file(tmp_path: 
     assert rows["0"]["prediction"] == 0.25
 
 
+def test_a_model_json_that_is_damaged_costs_its_types_only(tmp_path: Path) -> None:
+    package = tmp_path / "models" / "flights" / "3"
+    package.mkdir(parents=True)
+    (package / "model.json").write_text("{")
+    writer = PayloadWriter(Settings(tmp_path, models=tmp_path / "models"))
+    for kind in ("request", "response"):
+        writer.offer(event(kind, version="3"))
+    assert writer.close() == 0
+    assert [(row["v"], row["seats"]) for row in read(tmp_path)] == [("3", 5.0), ("3", None)]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
@@ -312,7 +333,7 @@ BODIES = st.dictionaries(KEYS, JSON | st.lists(st.dictionaries(
 ), max_size=3)).map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40)  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(BODIES, BODIES), min_size=1, max_size=5))
 def test_no_payload_stops_the_writer(
     tmp_path_factory: pytest.TempPathFactory, bodies: list[tuple[bytes, bytes]]

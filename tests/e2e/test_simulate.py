@@ -1,0 +1,23 @@
+"""A month of the past, lived through."""
+
+import json
+
+from kfloop.serving.local_state import list_services
+
+
+def test_a_simulated_month_is_scored_three_ways_and_leaves_nothing_running(kfloop, project):
+    before = {service["name"] for service in list_services(project / ".kfloop")}
+    done = kfloop("simulate", "--since", "2013-06", "--months", "1", "--requests", "400")
+    assert done.returncode == 0, done.stdout + done.stderr
+    home = project / ".kfloop" / "simulation"
+    result = json.loads((home / "simulation.json").read_text())
+    (month,) = result["months"]
+    assert (month["since"], month["until"], month["version"]) == ("2013-06-01", "2013-07-01", "1")
+    assert month["action"] in ("keep", "retrain")
+    scores = {name: row[0] for name, row in result["scores"].items()}
+    # The first month is served by the first model, whichever way.
+    assert scores["kfloop"] == scores["never"]
+    assert 0 < scores["every month"]["value"] < 9
+    assert "2013-06" in (home / "simulation.html").read_text()
+    assert not any(service["running"] for service in list_services(home))
+    assert {service["name"] for service in list_services(project / ".kfloop")} == before
