@@ -189,7 +189,7 @@ body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem;color:#1c2330;max-width:7
 h1{font-size:1.25rem} h2{font-size:1.05rem;margin-top:1.6rem}
 table{border-collapse:collapse;margin:.6rem 0}
 th,td{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #e3e6ec;vertical-align:top}
-th{font-weight:600;color:#5b6474} td{font-variant-numeric:tabular-nums}
+th{font-weight:600;color:#5b6474} td{font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .pass,.ok td:first-child{color:#0a7d3c} .fail,.bad td:first-child{color:#b3261e}
 .no_data,.no_baseline{color:#8a5a00}
 svg{max-width:100%;height:auto}
