@@ -63,6 +63,8 @@ def _learning(loop: Loop, base: Path, state: Path) -> Arguments:
         "training_input": training.input,
         "checkpoint": _uri(training.checkpoint, base),
         "require_gpu": training.require_gpu,
+        "accelerator_type": training.accelerator.type,
+        "accelerator_count": str(training.accelerator.count),
         "mixed_precision": training.mixed_precision,
         **_tuning(training.tuning, base),
         "onnx": training.onnx,

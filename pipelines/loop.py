@@ -204,6 +204,18 @@ class Tuning(_Section):
         return {name: each.model_dump(exclude_unset=True) for name, each in self.space.items()}
 
 
+class Accelerator(_Section):
+    """What the training task asks the cluster for; a laptop uses what it has.
+
+    Attributes:
+        type: Kubernetes resource name, for example `nvidia.com/gpu`.
+        count: How many; 0 asks for none.
+    """
+
+    type: str = "nvidia.com/gpu"
+    count: Annotated[int, Field(ge=0)] = 0
+
+
 class Training(_Section):
     """How the model is trained.
 
@@ -219,6 +231,7 @@ class Training(_Section):
         input: `memory`, `stream`, or `auto`: stream what would take more than half of the memory.
         checkpoint: Directory on a volume that outlives the pod, for a killed training to go on.
         require_gpu: Fail when there is no GPU.
+        accelerator: What the training task asks the cluster for.
         mixed_precision: `bfloat16`, or empty for float32.
         tuning: How the hyperparameters are searched; not at all unless given.
         onnx: Whether the model is exported as ONNX too.
@@ -235,6 +248,7 @@ class Training(_Section):
     input: Literal["auto", "memory", "stream"] = "auto"
     checkpoint: str = ""
     require_gpu: bool = False
+    accelerator: Accelerator = Accelerator()
     mixed_precision: Literal["", "bfloat16"] = ""
     tuning: Tuning | None = None
     onnx: bool = False

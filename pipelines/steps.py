@@ -68,6 +68,8 @@ def train_candidate(
     training_input: str,
     checkpoint: str,
     require_gpu: bool,
+    accelerator_type: str,
+    accelerator_count: str,
     mixed_precision: str,
     tuning_space: Dict,
     tuning_trials: int,
@@ -210,6 +212,8 @@ def train_candidate(
         mixed_precision=mixed_precision,
         best_parameters=tuned.outputs["best_parameters"],
     )
+    # Text, since KFP reads only text here; 0 asks for none.
+    trained.set_accelerator_type(accelerator_type).set_accelerator_limit(accelerator_count)
     with dsl.If(onnx == True, name="onnx-asked-for"):  # noqa: E712
         export_onnx(model=trained.outputs["model"])
     evaluated = evaluate_model(

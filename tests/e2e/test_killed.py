@@ -49,6 +49,7 @@ def _kill_during(project, step: str) -> None:
         process.wait()
 
 
+@pytest.mark.timeout(1200)  # eight runs of the loop
 def test_a_loop_killed_at_any_step_ends_well_when_it_is_run_again(kfloop, project, state):
     steps = ("transform-data", "train-model", "publish-model", "roll-out-model", "replay-requests")
     for step in steps:
