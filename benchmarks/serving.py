@@ -9,7 +9,9 @@ Each server is started alone on loopback, warmed up, and asked by a closed-loop 
 of its own. `CPU ms` is what the server's processes used per request: compare it on a busy machine.
 `transformer + predictor` is what KServe's documentation does: a transformer that calls
 Feast's `get_online_features` in a thread, and a predictor that calls the SavedModel's signature.
-`no-op` answers without a model: KServe's own floor.
+`no-op` answers without a model: KServe's own floor. With `--mlserver PYTHON`, the python of an
+environment that holds `mlserver` and the same `tensorflow-cpu`, MLServer serves the same SavedModel
+by its custom runtime on V2, which is all it speaks; features are sent, one tensor each.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -31,6 +34,33 @@ CONCURRENCIES = (1, 8, 32)
 SECONDS = 3.0
 SAMPLE_SECONDS = 5.0
 NAME = "flights"
+V1, V2 = f"/v1/models/{NAME}:predict", f"/v2/models/{NAME}/infer"
+MLSERVER_RUNTIME = """
+import numpy as np
+import tensorflow as tf
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+
+
+class SavedModel(MLModel):
+    async def load(self):
+        self._loaded = tf.saved_model.load(self.settings.parameters.uri)
+        self._signature = self._loaded.signatures["serving_default"]
+        return True
+
+    async def predict(self, payload):
+        tensors = {}
+        for tensor in payload.inputs:
+            values = list(tensor.data)
+            if tensor.datatype == "BYTES":
+                tensors[tensor.name] = tf.constant(values)
+            else:
+                tensors[tensor.name] = tf.constant(np.array(values, np.float32))
+        scores = self._signature(**tensors)["probability"].numpy()
+        output = NumpyCodec.encode_output("probability", scores)
+        return InferenceResponse(model_name=self.name, outputs=[output])
+"""
 
 
 def main() -> None:
@@ -40,6 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--package", default=_newest(".kfloop/models/flights/*"))
     parser.add_argument("--feature_repo", default=_newest(".kfloop/runs/*/*/*/materialized"))
+    parser.add_argument("--mlserver", help="python of an environment with MLServer")
     parser.add_argument("--soak", type=float, default=0.0, help="seconds of load; no comparison")
     parser.add_argument("--server", help=argparse.SUPPRESS)
     parser.add_argument("--load", help=argparse.SUPPRESS)
@@ -65,15 +96,18 @@ def _compare(options: argparse.Namespace) -> None:
     rates: dict[tuple[str, int], float] = {}
     print("| server | concurrency | p50 ms | p99 ms | requests/s | CPU ms | start s | MB |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for name, body in (
-        ("kfloop, features looked up", keys),
-        ("KServe transformer + predictor", keys),
-        ("kfloop, features sent", sent),
-        ("KServe no-op", sent),
-    ):
+    servers = [
+        ("kfloop, features looked up", keys, V1),
+        ("KServe transformer + predictor", keys, V1),
+        ("kfloop, features sent", sent, V1),
+        ("KServe no-op", sent, V1),
+    ]
+    if options.mlserver:
+        servers += [(name, _v2(options, sent), V2) for name in ("kfloop, V2", "MLServer, V2")]
+    for name, body, path in servers:
         with _running(name, options) as (port, start, pids):
             for concurrency in CONCURRENCIES:
-                load = {"body": body, "concurrency": concurrency, "seconds": SECONDS}
+                load = {"body": body, "concurrency": concurrency, "seconds": SECONDS, "path": path}
                 before = sum(map(_cpu_seconds, pids))
                 found = _ask(port, load)
                 used = (sum(map(_cpu_seconds, pids)) - before) * 1000
@@ -94,7 +128,7 @@ def _soak(options: argparse.Namespace) -> None:
     """Prints requests, failures, and how the memory grew over the second half."""
     _, keys = _bodies(options)
     with _running("kfloop, features looked up", options) as (port, _, pids):
-        load = {"body": keys, "concurrency": 8, "seconds": options.soak}
+        load = {"body": keys, "concurrency": 8, "seconds": options.soak, "path": V1}
         command = _command("--load", json.dumps(load), "--port", str(port))
         client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         samples = []
@@ -130,6 +164,32 @@ def _bodies(options: argparse.Namespace) -> tuple[str, str]:
     return json.dumps({"instances": [row]}), json.dumps({"instances": [keys]})
 
 
+def _v2(options: argparse.Namespace, sent: str) -> str:
+    """Returns the same row as tensors, one per feature."""
+    from kfloop.components.contracts.model_package import read_model_json
+
+    (row,) = json.loads(sent)["instances"]
+    inputs = []
+    for feature in read_model_json(options.package).features:
+        kind = "BYTES" if feature.type == "string" else "FP32"
+        data = [row[feature.name]]
+        inputs.append({"name": feature.name, "shape": [1], "datatype": kind, "data": data})
+    return json.dumps({"inputs": inputs})
+
+
+def _mlserver(options: argparse.Namespace, port: int, directory: Path) -> list[str]:
+    """Writes MLServer's configuration and returns its command."""
+    ports = {"http_port": port, "grpc_port": _free_port(), "metrics_port": _free_port()}
+    # In the server's own process, as ours; its workers would cost a hop.
+    quiet = {"host": "127.0.0.1", "parallel_workers": 0, "debug": False, "metrics_endpoint": None}
+    model = {"name": NAME, "implementation": "runtime.SavedModel"}
+    model["parameters"] = {"uri": f"{options.package}/1"}
+    (directory / "settings.json").write_text(json.dumps(ports | quiet))
+    (directory / "model-settings.json").write_text(json.dumps(model))
+    (directory / "runtime.py").write_text(MLSERVER_RUNTIME)
+    return [str(Path(options.mlserver).with_name("mlserver")), "start", str(directory)]
+
+
 def _plan(options: argparse.Namespace) -> Any:
     from kfloop.components.contracts.model_package import read_model_json
     from kfloop.serving.feature_plan import make_plan
@@ -142,7 +202,10 @@ def _running(name: str, options: argparse.Namespace) -> Iterator[tuple[int, floa
     """Runs a server; yields its port, the seconds until it was ready, and its processes."""
     ports = [_free_port(), _free_port()]
     common = ["--package", options.package, "--feature_repo", options.feature_repo]
-    if name.startswith("kfloop"):
+    scratch = tempfile.TemporaryDirectory()
+    if name.startswith("MLServer"):
+        commands = [_mlserver(options, ports[0], Path(scratch.name))]
+    elif name.startswith("kfloop"):
         commands = [
             [
                 *(sys.executable, "-m", "kfloop.serving.model_server", "--model_name", NAME),
@@ -173,6 +236,7 @@ def _running(name: str, options: argparse.Namespace) -> Iterator[tuple[int, floa
         for server in servers:
             server.terminate()
             server.wait()
+        scratch.cleanup()
 
 
 def _ready(port: int) -> bool:
@@ -216,7 +280,7 @@ async def _load(port: int, load: dict[str, Any]) -> None:
     """Asks in a closed loop, and prints what came of it."""
     body = load["body"].encode()
     request = (
-        f"POST /v1/models/{NAME}:predict HTTP/1.1\r\nhost: x\r\n"
+        f"POST {load['path']} HTTP/1.1\r\nhost: x\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     ).encode() + body
     times: list[float] = []
