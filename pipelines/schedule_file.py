@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.arguments import pipeline_arguments
 from kfloop.pipelines.catalogue import compiled_path
 from kfloop.pipelines.cron import next_times, to_kfp
-from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_arguments
+from kfloop.pipelines.local.pipeline_spec import load_documents, pipeline_spec, resolve_arguments
 from kfloop.pipelines.loop import Moment, Name, load_loop
 from kfloop.pipelines.yaml_file import read_yaml_file
 
@@ -207,20 +206,16 @@ def load_schedules(path: str | Path) -> tuple[ScheduleFile, list[Job]]:
 def _job(name: str, schedule: Schedule, base: Path, time_zone: str) -> Job:
     is_file = schedule.pipeline.endswith((".yaml", ".yml"))
     compiled = base / schedule.pipeline if is_file else compiled_path(schedule.pipeline)
-    pipeline = load_pipeline(compiled)
+    documents = load_documents(compiled)
     arguments: Document = {}
     if schedule.loop and is_file:
         raise InputError("a compiled YAML file takes its parameters from `parameters`, not `loop`.")
     if schedule.loop:
         loop, loop_base = load_loop(base / schedule.loop)
         arguments = pipeline_arguments(schedule.pipeline, loop, loop_base, loop_base / ".kfloop")
-        arguments |= schedule.parameters
-        _require_remote(arguments, loop_base)
-    else:
-        arguments |= schedule.parameters
-    resolve_arguments(pipeline, arguments)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    documents = list(yaml.load_all(compiled.read_text(encoding="utf-8"), loader))
+        _require_remote(arguments | schedule.parameters, loop_base)
+    arguments |= schedule.parameters
+    resolve_arguments(pipeline_spec(documents[0]), arguments)
     if not schedule.caching:
         disable_caching(documents[0])
     return Job(name, schedule, documents, arguments, time_zone)

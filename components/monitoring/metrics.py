@@ -17,7 +17,6 @@ Metric = Callable[[Numbers], float]
 CALIBRATION_BINS = 10
 # Keeps the logarithm finite where a model is certain and wrong.
 CERTAINTY = 1e-7
-HIGHER_IS_BETTER = {"auc", "accuracy", "macro_f1"}
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from kfloop.components.contracts.decision import (
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_text
 from kfloop.components.contracts.inference_log import EVENT_TIME, MODEL_VERSION, STATUS
+from kfloop.components.contracts.metrics import HIGHER_IS_BETTER
 from kfloop.components.contracts.model_package import PREDICTION, ModelPackage
 from kfloop.components.monitoring import performance_page
 from kfloop.components.monitoring.metrics import (
-    HIGHER_IS_BETTER,
     Estimate,
     Metric,
     binary_metrics,

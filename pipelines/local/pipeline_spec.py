@@ -62,8 +62,8 @@ class PipelineSpec:
         )
 
 
-def load_pipeline(path: str | Path) -> PipelineSpec:
-    """Loads compiled pipeline YAML; a second document with platform settings is left aside.
+def load_documents(path: str | Path) -> list[Document]:
+    """Reads compiled pipeline YAML: the pipeline and, where there are any, its platform settings.
 
     Raises:
         InputError: If the file is missing or holds no compiled pipeline.
@@ -74,9 +74,23 @@ def load_pipeline(path: str | Path) -> PipelineSpec:
             f"There is no compiled pipeline at {file}; compile it with `kfloop compile`."
         )
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    document = next(iter(yaml.load_all(file.read_text(encoding="utf-8"), Loader=loader)), None)
-    if not isinstance(document, dict) or "root" not in document:
+    documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=loader))
+    if not documents or not isinstance(documents[0], dict) or "root" not in documents[0]:
         raise InputError(f"{file} is not a compiled pipeline: it has no `root`.")
+    return documents
+
+
+def load_pipeline(path: str | Path) -> PipelineSpec:
+    """Loads compiled pipeline YAML; platform settings are left aside.
+
+    Raises:
+        InputError: If the file is missing or holds no compiled pipeline.
+    """
+    return pipeline_spec(load_documents(path)[0])
+
+
+def pipeline_spec(document: Document) -> PipelineSpec:
+    """Returns the pipeline that a compiled document describes."""
     return PipelineSpec(
         name=document["pipelineInfo"]["name"],
         root=document["root"],
