@@ -19,6 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, get_current_span
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.feast_import import import_feast
 from kfloop.components.contracts.inference_log import version_label
 from kfloop.components.contracts.model_package import ModelPackage, read_model_json
 from kfloop.serving import tracing
@@ -125,6 +126,7 @@ class PackageModel(kserve.Model):  # type: ignore[misc]  # kserve has no type in
         wanted = Wanted(self.package)
         if self._feature_repo:
             # Importing Feast takes seconds and memory; without a repository nobody pays for it.
+            import_feast()
             from kfloop.serving import features
 
             self._features = features.OnlineFeatures(self._feature_repo, self.package)

@@ -51,6 +51,9 @@ def retrieve_training_set(
         timestamp: Column of the examples: the moment that each one is about.
         feature_service: Features to join; empty passes the examples through.
     """
+    from kfloop.components.contracts.feast_import import import_feast
+
+    import_feast()
     from kfloop.components.features.training_set import retrieve
 
     training_set.metadata.update(
@@ -75,6 +78,9 @@ def materialize_features(
         since: Values from this time on, ISO 8601; empty to go on where the registry says that the
             last one ended.
     """
+    from kfloop.components.contracts.feast_import import import_feast
+
+    import_feast()
     from kfloop.components.features.materialize import materialize
 
     materialized.metadata.update(materialize(feature_repo.path, materialized.path, since, until))
@@ -98,6 +104,9 @@ def push_features(
         push_source: Push source of the repository; every view that reads it gets the rows.
         to: online, offline or both.
     """
+    from kfloop.components.contracts.feast_import import import_feast
+
+    import_feast()
     from kfloop.components.features.push import push
 
     pushed.metadata.update(push(dataset.path, feature_repo.path, pushed.path, push_source, to))
@@ -126,6 +135,9 @@ def retrieve_online(
         at: The moment to serve, ISO 8601; empty for the end of what was materialized.
         limit: How many examples, from the last ones; 0 for all.
     """
+    from kfloop.components.contracts.feast_import import import_feast
+
+    import_feast()
     from kfloop.components.features.online import retrieve
 
     told, decided = retrieve(
@@ -163,6 +175,9 @@ def detect_serving_skew(
     Returns:
         `pass`, `fail` or `no_data`.
     """
+    from kfloop.components.contracts.feast_import import import_feast
+
+    import_feast()
     from kfloop.components.features.serving_skew import detect_serving_skew as detect
 
     outcome, metadata = detect(

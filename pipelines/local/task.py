@@ -116,7 +116,8 @@ def run_container(
             f"its parameters take {longest} bytes and a process takes at most {LONGEST_ARGUMENT}; "
             "pass large values as an artifact"
         )
-    tail: list[str] = []
+    output: list[str] = []
+    errors: list[str] = []
     with log.open("w", encoding="utf-8") as file:
         try:
             process = subprocess.Popen(
@@ -136,19 +137,19 @@ def run_container(
         lock = threading.Lock()
         noise = _ExecutorNoise()
 
-        def follow(stream: Any, show: bool) -> None:
+        def follow(stream: Any, tail: list[str], show: bool) -> None:
             for line in stream:
                 with lock:
                     file.write(line)
                     file.flush()
-                    tail.append(line.rstrip())
-                    del tail[:-200]
+                tail.append(line.rstrip())
+                del tail[:-200]
                 if show and line.strip() and not noise(line):
                     on_line(line.rstrip())
 
         readers = [
-            threading.Thread(target=follow, args=(process.stdout, True)),
-            threading.Thread(target=follow, args=(process.stderr, False)),
+            threading.Thread(target=follow, args=(process.stdout, output, True)),
+            threading.Thread(target=follow, args=(process.stderr, errors, False)),
         ]
         for reader in readers:
             reader.start()
@@ -157,7 +158,8 @@ def run_container(
             reader.join()
         watchdog.remove(process.pid)
     if code:
-        raise TaskFailed(_why(code, tail))
+        # Which stream was read last says nothing; a traceback's end is on standard error.
+        raise TaskFailed(_why(code, [*output, *errors]))
 
 
 class _ExecutorNoise:
