@@ -127,7 +127,8 @@ def serve(arguments: argparse.Namespace) -> None:
     model.load()
     grpc_address = f"{arguments.host}:{arguments.grpc_port}" if arguments.grpc_port else ""
     draining = Draining()
-    prepare(model, draining, arguments.slow_seconds)
+    server = Server(model, listener, grpc_address, draining, arguments.drain_seconds)
+    prepare(model, server.dataplane, draining, arguments.slow_seconds)
     if arguments.payload_logger:
         event_sender.install(kserve.model_server.app, model.name, arguments.payload_logger)
     host, port = listener.getsockname()[:2]
@@ -142,7 +143,7 @@ def serve(arguments: argparse.Namespace) -> None:
     gc.freeze()
     # The event loop waits for at most this long when a worker computes in Python.
     sys.setswitchinterval(SWITCH_SECONDS)
-    Server(model, listener, grpc_address, draining, arguments.drain_seconds).start([model])
+    server.start([model])
 
 
 def main() -> None:

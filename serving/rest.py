@@ -10,9 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from kserve.errors import InferenceError, InvalidInput
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.rest.v1_endpoints import V1Endpoints
 from opentelemetry.trace import SpanKind
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kfloop.serving import tracing
@@ -38,9 +40,16 @@ class Observed:
     """Middleware around inference requests: id, version and trace on answers, metrics, log."""
 
     def __init__(
-        self, app: ASGIApp, model: PackageModel, draining: Draining, slow_seconds: float
+        self,
+        app: ASGIApp,
+        model: PackageModel,
+        plane: DataPlane,
+        draining: Draining,
+        slow_seconds: float,
     ) -> None:
         self._app = app
+        self._predict = _endpoint(model, plane)
+        self._path = f"/v1/models/{model.name}:predict"
         self._model = model
         self._draining = draining
         self._slow = slow_seconds
@@ -86,8 +95,9 @@ class Observed:
                     answer["connection"] = "close"
             await send(message)
 
+        direct = scope["path"] == self._path and scope["method"] == "POST"
         try:
-            await self._app(scope, receive, send_observed)
+            await (self._predict if direct else self._app)(scope, receive, send_observed)
         finally:
             seconds = time.perf_counter() - started
             protocol = "v1" if scope["path"].endswith(":predict") else "v2"
@@ -165,9 +175,23 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
 
-def prepare(model: PackageModel, draining: Draining, slow_seconds: float) -> None:
+def _endpoint(model: PackageModel, plane: DataPlane) -> ASGIApp:
+    """Returns KServe's V1 endpoint without FastAPI's routing, which takes longer than the model."""
+    endpoints = V1Endpoints(plane)
+
+    async def predict(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await endpoints.predict(model.name, Request(scope, receive))
+        await response(scope, receive, send)
+
+    # The middleware is built with the first request, when KServe's handlers are all there.
+    return ExceptionMiddleware(predict, kserve.model_server.app.exception_handlers)
+
+
+def prepare(model: PackageModel, plane: Plane, draining: Draining, slow_seconds: float) -> None:
     """Adds what is ours to KServe's application."""
     app = kserve.model_server.app
-    app.add_middleware(Observed, model=model, draining=draining, slow_seconds=slow_seconds)
+    app.add_middleware(
+        Observed, model=model, plane=plane, draining=draining, slow_seconds=slow_seconds
+    )
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import aiohttp
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from yarl import URL
 
 from kfloop.components.contracts.inference_log import NO_VERSION
 from kfloop.serving import tracing
@@ -118,9 +119,7 @@ class Router:
         self._log = log
         self._shadow = shadow
         self._status = status
-        # No limit on connections: a burst waits in the predictors, not here.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-        self._client = httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=limits, trust_env=False)
+        self._client: aiohttp.ClientSession | None = None
 
     async def infer(self, request: Request) -> Response:
         """Sends an inference request to a predictor, and logs what came of it."""
@@ -190,23 +189,40 @@ class Router:
         headers["x-request-id"] = request_id
         if self._routes.log:  # what the model server looks up is in no request
             headers["x-return-features"] = "1"
+        url = URL(predictor.url + request.url.path, encoded=True)
         try:
-            answer = await self._client.request(
-                request.method, predictor.url + request.url.path, content=body, headers=headers
-            )
-        except httpx.TimeoutException:
+            async with self._session().request(
+                request.method, url, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                content = await answer.read()
+        except TimeoutError:
             return _error(
                 504, f"Predictor {predictor.name} did not answer within {ANSWER_SECONDS:.0f} s."
             )
-        except httpx.TransportError as error:
+        except aiohttp.ClientError as error:
             return _error(
                 503,
                 f"Predictor {predictor.name} ended while it answered ({type(error).__name__}); "
                 "try again.",
             )
         kept = {key: answer.headers[key] for key in (JSON_LENGTH,) if key in answer.headers}
-        media_type = answer.headers.get("content-type")
-        return Response(answer.content, answer.status_code, kept, media_type)
+        return Response(content, answer.status, kept, answer.headers.get("content-type"))
+
+    def _session(self) -> aiohttp.ClientSession:
+        """Returns the client; it belongs to the running event loop, so the first request makes it.
+
+        aiohttp, since httpx takes three times as long as the rest of a forwarded request.
+        """
+        if self._client is None:
+            self._client = aiohttp.ClientSession(
+                # No limit on connections: a burst waits in the predictors, not here.
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(ANSWER_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=("user-agent", "accept-encoding"),
+            )
+        return self._client
 
     async def metadata(self, request: Request) -> Response:
         """Passes a question about the model on to the predictor that stands for the service."""
