@@ -10,7 +10,7 @@ PYTHON = $(shell for name in python3.11 python3 python; do \
 LOCK := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet \
 	--no-emit-index-url --custom-compile-command "make locks"
 
-.PHONY: help setup run test lint locks compile clean
+.PHONY: help setup run test lint docs locks compile clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ setup: .venv/complete  ## Make the driver environment in .venv
 
 lint: setup  ## Check style, format and types
 	$(BIN)/python tests/run.py --section lint
+
+docs: setup  ## Build the docs site in build/site; a warning is an error
+	$(BIN)/python docs/generator/build.py
 
 compile: setup  ## Refresh pipelines/compiled
 	$(BIN)/kfloop compile
@@ -53,6 +56,8 @@ clean:  ## Remove what can be made again here; `kfloop envs clean` removes the e
 locks: setup  ## Lock every environment anew
 	$(LOCK) --upgrade scripts/uv.in -o scripts/uv.txt
 	$(LOCK) --upgrade setup.cfg scripts/requirements.in -c scripts/uv.txt -o scripts/requirements.txt
+	$(LOCK) --upgrade setup.cfg docs/requirements.in -c scripts/requirements.txt -o docs/requirements.txt
+	$(LOCK) --upgrade notebooks/requirements.in -c scripts/requirements.txt -o notebooks/requirements.txt
 	$(LOCK) --upgrade tests/requirements.in -o tests/requirements.txt
 	$(LOCK) --upgrade --no-deps components/kfp-runtime.in -o components/kfp-runtime.txt
 	@for need in components/*/requirements*.in serving/requirements*.in; do \

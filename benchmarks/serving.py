@@ -7,6 +7,8 @@ PYTHONPATH as `kfloop`::
 
 Each server is started alone on loopback, warmed up, and asked by a closed-loop client in a process
 of its own. `CPU ms` is what the server's processes used per request: compare it on a busy machine.
+kfloop runs the graph by ONNX Runtime and by TensorFlow, so the package has to hold it as ONNX, as
+training writes it by default. `serving_graph.py` measures the two alone.
 `transformer + predictor` is what KServe's documentation does: a transformer that calls
 Feast's `get_online_features` in a thread, and a predictor that calls the SavedModel's signature.
 `no-op` answers without a model: KServe's own floor. With `--mlserver PYTHON`, the python of an
@@ -33,6 +35,7 @@ from typing import Any
 CONCURRENCIES = (1, 8, 32)
 SECONDS = 3.0
 SAMPLE_SECONDS = 5.0
+RUNTIMES = {"ONNX Runtime": "onnx", "TensorFlow": "tensorflow"}
 NAME = "flights"
 V1, V2 = f"/v1/models/{NAME}:predict", f"/v2/models/{NAME}/infer"
 MLSERVER_RUNTIME = """
@@ -97,9 +100,9 @@ def _compare(options: argparse.Namespace) -> None:
     print("| server | concurrency | p50 ms | p99 ms | requests/s | CPU ms | start s | MB |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     servers = [
-        ("kfloop, features looked up", keys, V1),
+        *((f"kfloop by {runtime}, features looked up", keys, V1) for runtime in RUNTIMES),
         ("KServe transformer + predictor", keys, V1),
-        ("kfloop, features sent", sent, V1),
+        *((f"kfloop by {runtime}, features sent", sent, V1) for runtime in RUNTIMES),
         ("KServe no-op", sent, V1),
     ]
     if options.mlserver:
@@ -119,9 +122,13 @@ def _compare(options: argparse.Namespace) -> None:
                     flush=True,
                 )
     for concurrency in CONCURRENCIES:
-        ours = rates["kfloop, features looked up", concurrency]
         theirs = rates["KServe transformer + predictor", concurrency]
-        print(f"concurrency {concurrency}: {ours / theirs:.1f} times the requests/s of two hops")
+        for runtime in RUNTIMES:
+            ours = rates[f"kfloop by {runtime}, features looked up", concurrency]
+            print(
+                f"concurrency {concurrency}, {runtime}: {ours / theirs:.1f} times the requests/s "
+                "of two hops"
+            )
 
 
 def _soak(options: argparse.Namespace) -> None:
@@ -211,6 +218,7 @@ def _running(name: str, options: argparse.Namespace) -> Iterator[tuple[int, floa
                 *(sys.executable, "-m", "kfloop.serving.model_server", "--model_name", NAME),
                 *("--model_dir", options.package, "--http_port", str(ports[0])),
                 *(["--feature_repo", options.feature_repo] if "looked up" in name else []),
+                *(f"--runtime={flag}" for told, flag in RUNTIMES.items() if f"by {told}," in name),
             ]
         ]
     elif name == "KServe no-op":

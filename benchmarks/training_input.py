@@ -124,6 +124,10 @@ def columns(rows: int, seed: int = 0) -> dict[str, Any]:
 
 def measure(way: str, directory: Path, rows: int) -> dict[str, float]:
     """Trains by one way; returns the `speed` of its best later epoch and its last `loss`."""
+    ours = way in ("memory", "stream")
+    if ours:
+        from kfloop.components.training import fit  # noqa: F401 - its import sets up the allocator
+
     import keras
     import numpy as np
     import tensorflow as tf
@@ -142,7 +146,6 @@ def measure(way: str, directory: Path, rows: int) -> dict[str, float]:
         "categorical": np.stack([table[f"c{i}"] for i in range(CATEGORIES)], axis=1),
     }
     devices, epoch = Devices("CPU"), tf.Variable(0, dtype=tf.int64)
-    ours = way in ("memory", "stream")
     schema = NetworkSchema(
         "binary", 1, tuple(f"n{i}" for i in range(NUMBERS)),
         {f"c{i}": VALUES for i in range(CATEGORIES)},

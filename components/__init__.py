@@ -65,8 +65,24 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "notify",
     ),
 }
+# Whose other side has only been a double in the tests: a cluster with KServe, Trainer or Katib, a
+# Pushgateway, a Slack. See docs/versioning.md for what the levels promise.
+BETA = frozenset(
+    {
+        "submit_train_job",
+        "tune_with_katib",
+        *(set(FAMILIES["deployment"]) - {"publish_model", "register_model"}),
+        "export_metrics",
+        "notify",
+    }
+)
 _FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
 __all__ = list(_FAMILY_OF)
+
+
+def stability(name: str) -> str:
+    """Returns the level of a component: `stable` or `beta`."""
+    return "beta" if name in BETA else "stable"
 
 
 def __getattr__(name: str) -> Any:

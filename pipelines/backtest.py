@@ -104,6 +104,7 @@ def backtest(
             validation_fraction=validation_fraction,
             seed=seed,
             hyperparameters=hyperparameters,
+            onnx=False,  # judged, never served
         )
         evaluate_model(
             model=trained.outputs["model"], dataset=judged.outputs["evaluation"], importance_rows=0

@@ -1,10 +1,18 @@
-"""The pipelines by name, and their compiled YAML."""
+"""The pipelines and components by name, and the compiled YAML."""
 
+import ast
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import yaml
+
+import kfloop.components
+from kfloop.components import FAMILIES, stability
 from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.local.pipeline_spec import load_documents
+from kfloop.pipelines.resources import RESOURCES, apply_resources
 
 PIPELINES = {
     "training": "Train a model and roll it out when the gate passes it.",
@@ -28,6 +36,30 @@ def compiled_path(name: str) -> Path:
     return COMPILED / f"{name.replace('-', '_')}.yaml"
 
 
+def pipeline_stability(name: str) -> str:
+    """Returns a pipeline's level, `stable` or `beta`: that of its least stable component.
+
+    Raises:
+        InputError: If there is no such pipeline.
+    """
+    text = compiled_path(name).read_text(encoding="utf-8")
+    used = {
+        found.replace("-", "_") for found in re.findall(r"--function_to_execute\n *- (\w+)", text)
+    }
+    return "beta" if any(stability(each) == "beta" for each in used) else "stable"
+
+
+def component_summaries() -> dict[str, str]:
+    """Returns the first line of each component's docstring, by name; imports none of them."""
+    summaries = {}
+    for family, names in FAMILIES.items():
+        path = Path(kfloop.components.__path__[0]) / family / "component.py"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name in names:
+                summaries[node.name] = (ast.get_docstring(node) or "").partition("\n")[0]
+    return summaries
+
+
 def compile_pipelines(directory: Path = COMPILED) -> Iterator[Path]:
     """Compiles every pipeline into `directory` and yields the files as they are written."""
     from kfp import compiler
@@ -37,4 +69,14 @@ def compile_pipelines(directory: Path = COMPILED) -> Iterator[Path]:
         module = import_module(f"kfloop.pipelines.{name.replace('-', '_')}")
         target = directory / compiled_path(name).name
         compiler.Compiler().compile(getattr(module, name.replace("-", "_")), str(target))
+        _add_resources(target)
         yield target
+
+
+def _add_resources(path: Path) -> None:
+    """Writes the table of resources into a compiled pipeline."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    about = "".join(line for line in lines if line.startswith("#"))
+    documents = load_documents(path)
+    apply_resources(documents, RESOURCES)
+    path.write_text(about + yaml.safe_dump_all(documents), encoding="utf-8")

@@ -22,6 +22,8 @@ from kfloop.components.deployment.resources import predictor_options
 from kfloop.components.deployment.settings import percents_of
 from kfloop.components.training.search_space import parse_dimension
 from kfloop.pipelines.loop_checks import check_judgement
+from kfloop.pipelines.pod_settings import ObjectName, SecretReference, VariableName, Volume
+from kfloop.pipelines.resources import TaskResources, problem
 from kfloop.pipelines.yaml_file import Lines, read_yaml_file
 
 
@@ -234,7 +236,7 @@ class Training(_Section):
         accelerator: What the training task asks the cluster for.
         mixed_precision: `bfloat16`, or empty for float32.
         tuning: How the hyperparameters are searched; not at all unless given.
-        onnx: Whether the model is exported as ONNX too.
+        onnx: Whether the package holds the graph as ONNX too, which the model server then runs.
     """
 
     features: list[str] = []
@@ -251,7 +253,7 @@ class Training(_Section):
     accelerator: Accelerator = Accelerator()
     mixed_precision: Literal["", "bfloat16"] = ""
     tuning: Tuning | None = None
-    onnx: bool = False
+    onnx: bool = True
 
 
 class Evaluation(_Section):
@@ -510,7 +512,15 @@ class BatchScoring(_Section):
 
 
 class Loop(_Section):
-    """A whole loop; see the sections for what each key means."""
+    """A whole loop; see the sections for what each key means.
+
+    Attributes:
+        resources: What the tasks of a component get on a cluster, over kfloop's own table.
+        environment: Environment variables of the tasks on a cluster.
+        secrets: Environment variables that they get from Kubernetes Secrets.
+        volumes: PersistentVolumeClaims that are mounted there.
+        registry: Where models are registered: `mlflow`, `kubeflow`, `none`, or an address.
+    """
 
     name: Name
     task: Literal["binary", "multiclass", "regression"]
@@ -526,6 +536,10 @@ class Loop(_Section):
     monitoring: Monitoring = Monitoring()
     replay: Replay = Replay()
     batch_scoring: BatchScoring = BatchScoring()
+    resources: dict[str, TaskResources] = {}
+    environment: dict[VariableName, str] = {}
+    secrets: dict[VariableName, SecretReference] = {}
+    volumes: dict[ObjectName, Volume] = {}
     registry: str = ""
 
     @model_validator(mode="after")
@@ -569,6 +583,7 @@ def load_loop(path: str | Path) -> tuple[Loop, Path]:
     _require_files(loop, base, file, lines)
     _check_space(loop, file, lines)
     check_judgement(loop, file, lines)
+    _check_resources(loop, file, lines)
     return loop, base
 
 
@@ -582,6 +597,21 @@ def _check_space(loop: Loop, file: Path, lines: Lines) -> None:
             line = lines[("training", "tuning", "space", name)]
             place = f"{file} line {line}: training.tuning.space.{name}"
             raise InputError(f"{place}: {error}") from error
+
+
+def _check_resources(loop: Loop, file: Path, lines: Lines) -> None:
+    for name, given in loop.resources.items():
+        if wrong := problem(name, given):
+            line = lines[("resources", name)]
+            raise InputError(f"{file} line {line}: resources.{name}: {wrong}.")
+    for section, entries in (("secrets", loop.secrets), ("volumes", loop.volumes)):
+        for name, entry in entries.items():
+            if entry.unknown:
+                line = lines[(section, name)]
+                raise InputError(
+                    f"{file} line {line}: {section}.{name}.components: there is no component "
+                    f"{', '.join(entry.unknown)}."
+                )
 
 
 def _require_files(loop: Loop, base: Path, file: Path, lines: Lines) -> None:

@@ -12,11 +12,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.pipelines.arguments import pipeline_arguments
-from kfloop.pipelines.catalogue import compiled_path
 from kfloop.pipelines.cron import next_times, to_kfp
-from kfloop.pipelines.local.pipeline_spec import load_documents, pipeline_spec, resolve_arguments
-from kfloop.pipelines.loop import Moment, Name, load_loop
+from kfloop.pipelines.loop import Moment, Name
+from kfloop.pipelines.package import package_pipeline
 from kfloop.pipelines.yaml_file import read_yaml_file
 
 MARK = "kfloop schedule {name}, content {content}"
@@ -204,43 +202,16 @@ def load_schedules(path: str | Path) -> tuple[ScheduleFile, list[Job]]:
 
 
 def _job(name: str, schedule: Schedule, base: Path, time_zone: str) -> Job:
-    is_file = schedule.pipeline.endswith((".yaml", ".yml"))
-    compiled = base / schedule.pipeline if is_file else compiled_path(schedule.pipeline)
-    documents = load_documents(compiled)
-    arguments: Document = {}
-    if schedule.loop and is_file:
+    if schedule.loop and schedule.pipeline.endswith((".yaml", ".yml")):
         raise InputError("a compiled YAML file takes its parameters from `parameters`, not `loop`.")
-    if schedule.loop:
-        loop, loop_base = load_loop(base / schedule.loop)
-        arguments = pipeline_arguments(schedule.pipeline, loop, loop_base, loop_base / ".kfloop")
-        _require_remote(arguments | schedule.parameters, loop_base)
-    arguments |= schedule.parameters
-    resolve_arguments(pipeline_spec(documents[0]), arguments)
-    if not schedule.caching:
-        disable_caching(documents[0])
-    return Job(name, schedule, documents, arguments, time_zone)
-
-
-def _require_remote(value: Any, base: Path, place: str = "") -> None:
-    """Refuses a path that was relative to the loop file: no pod would find it."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _require_remote(inner, base, f"{place}.{key}" if place else str(key))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            _require_remote(inner, base, f"{place}.{index}")
-    elif isinstance(value, str) and value.startswith(f"{base}/"):
-        raise InputError(
-            f"the parameter {place} is {value}, a path on this machine; give a gs:// URI or the "
-            "path of a volume that the pods mount, in the loop file or under `parameters`."
-        )
-
-
-def disable_caching(spec: Document) -> None:
-    """Disables caching of every task, nested ones too; the kfp client reaches only the root's."""
-    for component in [spec["root"], *spec.get("components", {}).values()]:
-        for task in component.get("dag", {}).get("tasks", {}).values():
-            task["cachingOptions"] = {}
+    package = package_pipeline(
+        schedule.pipeline,
+        base / schedule.loop if schedule.loop else None,
+        schedule.parameters,
+        schedule.caching,
+        base,
+    )
+    return Job(name, schedule, package.documents, package.arguments, time_zone)
 
 
 def digest(value: Any) -> str:

@@ -10,7 +10,6 @@ from kfloop.components import (
     compare_models,
     compute_statistics,
     evaluate_model,
-    export_onnx,
     find_champion,
     gate_model,
     infer_schema,
@@ -210,12 +209,11 @@ def train_candidate(
         checkpoint_uri=checkpoint,
         require_gpu=require_gpu,
         mixed_precision=mixed_precision,
+        onnx=onnx,
         best_parameters=tuned.outputs["best_parameters"],
     )
     # Text, since KFP reads only text here; 0 asks for none.
     trained.set_accelerator_type(accelerator_type).set_accelerator_limit(accelerator_count)
-    with dsl.If(onnx == True, name="onnx-asked-for"):  # noqa: E712
-        export_onnx(model=trained.outputs["model"])
     evaluated = evaluate_model(
         model=trained.outputs["model"],
         dataset=split.outputs["evaluation"],

@@ -58,7 +58,7 @@ def training(
     tuning_direction: str = "",
     tuning_pruning: str = "median",
     tuning_study: str = "",
-    onnx: bool = False,
+    onnx: bool = True,
     slices: List[str] = [],
     minimum_slice_size: int = 100,
     groups: List[str] = [],

@@ -13,9 +13,15 @@ COMMANDS = {
     "loop": ("kfloop.scripts.loop", "loop"),
     "simulate": ("kfloop.scripts.simulate", "simulate"),
     "compile": ("kfloop.scripts.compile", "compile_command"),
+    "submit": ("kfloop.scripts.submit", "submit"),
+    "status": ("kfloop.scripts.status", "status"),
+    "doctor": ("kfloop.scripts.doctor", "doctor"),
     "schedule": ("kfloop.scripts.schedule", "schedule"),
     "services": ("kfloop.scripts.services", "services"),
     "envs": ("kfloop.scripts.envs", "envs"),
+    "images": ("kfloop.scripts.images", "images"),
+    "new": ("kfloop.scripts.new", "new"),
+    "catalogue": ("kfloop.scripts.catalogue", "catalogue"),
     "sample-data": ("kfloop.scripts.sample", "sample_data"),
 }
 

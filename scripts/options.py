@@ -30,3 +30,21 @@ def config_option(command: Command) -> Command:
         show_default=True,
         help="The loop file.",
     )(command)
+
+
+def host_option(command: Command) -> Command:
+    """Adds `--host`, the KFP API."""
+    return click.option(
+        "--host",
+        default="",
+        metavar="URL",
+        help="The KFP API.  [default: KF_PIPELINES_ENDPOINT, else the cluster around this "
+        "process, else the kubeconfig's]",
+    )(command)
+
+
+def namespace_option(command: Command) -> Command:
+    """Adds `--namespace`, for a multi-user Kubeflow."""
+    return click.option(
+        "--namespace", "-n", default="", help="Your namespace on a multi-user Kubeflow."
+    )(command)

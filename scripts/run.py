@@ -11,16 +11,15 @@ from rich.console import Console
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.arguments import pipeline_arguments
-from kfloop.pipelines.catalogue import PIPELINES, compiled_path
-from kfloop.pipelines.local import environments
-from kfloop.pipelines.local.cache import digest_source
+from kfloop.pipelines.catalogue import COMPILED, PIPELINES, compiled_path
 from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_arguments
 from kfloop.pipelines.local.record import RunRecord
 from kfloop.pipelines.local.report import write_report
-from kfloop.pipelines.local.runner import ImageEnvironment, PipelineFailed, run_pipeline
+from kfloop.pipelines.local.run import image_environments
+from kfloop.pipelines.local.runner import PipelineFailed, run_pipeline
 from kfloop.pipelines.loop import Loop, load_loop
+from kfloop.pipelines.resources import without_retries
 from kfloop.pipelines.yaml_file import DatesAsText
-from kfloop.scripts.git import git_commit
 from kfloop.scripts.options import config_option, state_option
 from kfloop.scripts.progress import Progress
 
@@ -136,16 +135,10 @@ def execute(
         PipelineFailed: If a task failed; the report is written all the same.
     """
     pipeline = load_pipeline(path)
+    if path.parent == COMPILED:
+        pipeline = without_retries(pipeline)
     resolve_arguments(pipeline, arguments)
-    families = {environments.family_of_image(image) for image in pipeline.images()}
-    if "deployment" in families:
-        # The deployment components start the local inference service, which has its own packages.
-        families.add("serving")
-    made = environments.ensure(sorted(families), console=console)
-    stand_ins = {
-        image: _stand_in(environments.family_of_image(image), made, state.absolute(), cluster)
-        for image in pipeline.images()
-    }
+    stand_ins = image_environments(pipeline, state.absolute(), cluster, console)
     console.rule(f"[bold]{pipeline.name}", align="left")
     try:
         record = run_pipeline(
@@ -161,27 +154,6 @@ def execute(
         raise
     write_report(record)
     return record
-
-
-def _stand_in(
-    family: str, made: Mapping[str, environments.Environment], state: Path, cluster: bool = False
-) -> ImageEnvironment:
-    environment = made[family]
-    variables = environments.task_environment(environment)
-    # Without a state directory the deployment components take the cluster of the kubeconfig.
-    if cluster and family == "deployment":
-        variables.pop("KFLOOP_STATE", None)
-    else:
-        variables["KFLOOP_STATE"] = str(state)
-    variables.setdefault("KFLOOP_GIT_COMMIT", git_commit(Path.cwd()))
-    if "serving" in made:
-        variables["KFLOOP_SERVING_PYTHON"] = str(made["serving"].python)
-    components = environments.code_path() / "kfloop" / "components"
-    return ImageEnvironment(
-        variables,
-        environment.path.name,
-        digest_source(components / family, components / "contracts"),
-    )
 
 
 def tell(record: RunRecord, console: Console) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from kfloop.pipelines.kfp_client import api_errors, connect
 from kfloop.pipelines.schedule_file import Job, ScheduleFile, load_schedules
 from kfloop.pipelines.schedules import Action, carry_out, find_existing, plan, prune
-from kfloop.scripts.options import Command
+from kfloop.scripts.options import Command, host_option, namespace_option
 
 if TYPE_CHECKING:
     from kfp import Client
@@ -20,29 +20,16 @@ SIGNS = {"keep": "=", "create": "+", "enable": ">", "disable": "-"}
 
 
 def _options(command: Command) -> Command:
-    for option in (
-        click.option(
-            "--namespace", "-n", default="", help="Your namespace on a multi-user Kubeflow."
-        ),
-        click.option(
-            "--host",
-            default="",
-            metavar="URL",
-            help="The KFP API.  [default: KF_PIPELINES_ENDPOINT, else the cluster around this "
-            "process, else the kubeconfig's]",
-        ),
-        click.option(
-            "--file",
-            "-f",
-            "path",
-            type=click.Path(path_type=Path),
-            default=Path("schedules.yaml"),
-            show_default=True,
-            help="The schedule file.",
-        ),
-    ):
-        command = option(command)
-    return command
+    file_option = click.option(
+        "--file",
+        "-f",
+        "path",
+        type=click.Path(path_type=Path),
+        default=Path("schedules.yaml"),
+        show_default=True,
+        help="The schedule file.",
+    )
+    return file_option(host_option(namespace_option(command)))
 
 
 @click.group("schedule")

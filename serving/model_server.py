@@ -17,7 +17,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-# TensorFlow reads it when it is imported; its start-up chatter tells a user nothing.
+# TensorFlow reads it if it is imported; its start-up chatter tells a user nothing.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import kserve
@@ -119,7 +119,9 @@ def serve(arguments: argparse.Namespace) -> None:
     """Loads the package and serves it until SIGTERM; requests in flight are answered first."""
     started = time.monotonic()
     json_logs.set_up()
-    model = PackageModel(arguments.model_name, arguments.model_dir, arguments.feature_repo)
+    model = PackageModel(
+        arguments.model_name, arguments.model_dir, arguments.feature_repo, arguments.runtime
+    )
     if arguments.http_fd >= 0:
         listener = socket.socket(fileno=arguments.http_fd)
     else:
@@ -134,8 +136,8 @@ def serve(arguments: argparse.Namespace) -> None:
     host, port = listener.getsockname()[:2]
     looked_up = f", features from {arguments.feature_repo}" if arguments.feature_repo else ""
     print(
-        f"Serving {model.name} version {model.version} on http://{host}:{port}{looked_up}, "
-        f"loaded in {time.monotonic() - started:.1f} s.",
+        f"Serving {model.name} version {model.version} by {model.runtime} on "
+        f"http://{host}:{port}{looked_up}, loaded in {time.monotonic() - started:.1f} s.",
         flush=True,
     )
     # What is loaded by now stays; a full collection would look through it for 0.1 s and more.
@@ -156,6 +158,12 @@ def main() -> None:
         default=os.environ.get("KFLOOP_FEATURE_REPO", ""),
         help="applied Feast repository: looks features up that requests leave out "
         "(default: $KFLOOP_FEATURE_REPO)",
+    )
+    parser.add_argument(
+        "--runtime",
+        default=os.environ.get("KFLOOP_RUNTIME", ""),
+        help="onnx or tensorflow; onnx where the package holds it, if not given "
+        "(default: $KFLOOP_RUNTIME)",
     )
     parser.add_argument(
         "--payload_logger",

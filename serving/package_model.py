@@ -1,7 +1,7 @@
 """A model package as a KServe model: parse, look up, run and answer, in batches off the event loop.
 
 KServe runs `predict` on the event loop. All work is done by `Batcher`'s threads: the requests that
-came together are looked up together and go through the SavedModel as one batch.
+came together are looked up together and go through the graph as one batch.
 """
 
 import json
@@ -35,10 +35,10 @@ from kfloop.serving.inputs import (
     texts_of,
 )
 from kfloop.serving.metrics import ModelMetrics
-from kfloop.serving.saved_model import SavedModel
+from kfloop.serving.runtime import load_graph
 
 DATATYPES = {"float": "FP32", "int": "INT64", "bool": "BOOL", "string": "BYTES"}
-# Two batches at a time: one is parsed while TensorFlow, which needs no interpreter, runs the other.
+# Two batches at a time: one is parsed while the graph, which needs no interpreter, runs the other.
 WORKERS = 2
 REQUESTS_PER_BATCH = 64
 FEATURES_HEADER = "x-return-features"
@@ -93,7 +93,9 @@ class PackageModel(kserve.Model):  # type: ignore[misc]  # kserve has no type in
         labels: Its labels in metrics.
     """
 
-    def __init__(self, name: str, directory: str, feature_repo: str = "") -> None:
+    def __init__(
+        self, name: str, directory: str, feature_repo: str = "", runtime: str = ""
+    ) -> None:
         """Reads `model.json`.
 
         Args:
@@ -101,6 +103,7 @@ class PackageModel(kserve.Model):  # type: ignore[misc]  # kserve has no type in
             directory: The model package.
             feature_repo: Applied Feast repository to look features up in; empty when requests
                 carry them.
+            runtime: See `load_graph`.
 
         Raises:
             InputError: If the package cannot be read.
@@ -111,10 +114,11 @@ class PackageModel(kserve.Model):  # type: ignore[misc]  # kserve has no type in
         self.labels = (name, self.version)
         self._directory = directory
         self._feature_repo = feature_repo
+        self._runtime = runtime
         self._batcher: Batcher[Question, Any] = Batcher(self._run, WORKERS, REQUESTS_PER_BATCH)
 
     def load(self) -> bool:
-        """Loads the SavedModel and the feature repository, and runs the model once.
+        """Loads the graph and the feature repository, and runs the model once.
 
         So the first request finds it warm. A store that does not answer now does not keep the
         model from starting: requests that need it get 503 until it does.
@@ -135,7 +139,7 @@ class PackageModel(kserve.Model):  # type: ignore[misc]  # kserve has no type in
             wanted = Wanted(self.package, self._features.features, self._features.needs)
         self._wanted = wanted
         self._metrics = ModelMetrics(self.name, self.package, self._directory)
-        self._model = SavedModel(self._directory, self.package)
+        self._model = load_graph(self._directory, self.package, self._runtime)
         self._warm_up()
         self.ready = True
         return True
@@ -153,6 +157,11 @@ class PackageModel(kserve.Model):  # type: ignore[misc]  # kserve has no type in
                 self._features.look_up(unknown, [datetime.now(UTC)])
             except self._unavailable as error:
                 print(f"The server starts without online features. {error}", flush=True)
+
+    @property
+    def runtime(self) -> str:
+        """What runs the graph, once it is loaded."""
+        return self._model.runtime
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Returns V2's metadata of the inputs."""

@@ -17,6 +17,8 @@ from kfloop.components.contracts.model_package import SAVED_MODEL, ModelPackage
 class SavedModel:
     """A loaded SavedModel with the contract's signature; safe to call from several threads."""
 
+    runtime = "TensorFlow"
+
     def __init__(self, directory: str, package: ModelPackage) -> None:
         """Loads and traces it.
 

@@ -57,11 +57,13 @@ class Section:
         return [TESTS / folder for folder in self.folders if any(_test_files(TESTS / folder))]
 
 
+# Other families in whose environments a family's tests start processes.
+NEEDS = {"deployment": ("serving",), "serving": ("training",)}
 SECTIONS = (
     # The contracts need pyarrow, which the driver has not.
     Section("contracts", ("contracts",), "data"),
     *(
-        Section(family, (family,), family, ("serving",) if family == "deployment" else ())
+        Section(family, (family,), family, NEEDS.get(family, ()))
         for family in environments.FAMILIES
     ),
     # The doubles of the servers that families talk to; the client is in this environment.

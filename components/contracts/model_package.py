@@ -4,16 +4,19 @@ Layout::
 
     <package>/
       1/                        SavedModel; preprocessing is inside the graph
+      onnx/                     the same graph as ONNX, where it could be converted
+        model.onnx              what the model server runs
+        onnx.json               its inputs, output and classes, and how it was compared
       model.json                what `ModelPackage` describes
       reference/
         reference.parquet       bounded sample of the training features, with `prediction`
         golden.parquet          a few rows with their expected `prediction`: the smoke test
-      request.json            a V1 request that works; written when the model is published
+        request.json            a V1 request that works; written when the model is published
 
 The SavedModel's signature `serving_default` takes one 1-D tensor per feature, named after it
 (float32 for `float`, `int` and `bool`, string for `string`; NaN and "" are missing values), and
 returns 1-D `probability` (binary: of the positive class), 2-D `probabilities` in the order of
-`classes` (multiclass) or 1-D `value` (regression).
+`classes` (multiclass) or 1-D `value` (regression). The ONNX graph takes and returns the same.
 """
 
 from dataclasses import asdict, dataclass, field, fields
@@ -27,6 +30,8 @@ CONTRACT_VERSION = 1
 TASKS = ("binary", "multiclass", "regression")
 FEATURE_TYPES = ("float", "int", "bool", "string")
 SAVED_MODEL = "1"
+ONNX = "onnx/model.onnx"
+ONNX_ABOUT = "onnx/onnx.json"
 REFERENCE = "reference/reference.parquet"
 GOLDEN = "reference/golden.parquet"
 REQUEST = "reference/request.json"

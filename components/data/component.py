@@ -146,8 +146,9 @@ def split_data(
 
     Args:
         dataset: Dataset to split.
-        train: Rows to train on.
-        evaluation: Rows to evaluate on.
+        train: Rows to train on. Metadata: `rows`, `columns`, `fingerprint`; with a timestamp also
+            `since` and `until`.
+        evaluation: Rows to evaluate on. Metadata: the same.
         method: `time` (the newest rows evaluate), `hash` (a key's hash decides, for good) or
             `group` (whole keys until the size is reached).
         timestamp: Column of times, for `time`.

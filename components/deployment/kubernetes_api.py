@@ -115,6 +115,33 @@ class Cluster:
         """Deletes an object; that there is none is fine."""
         self._call("DELETE", kind, name)
 
+    def read(self, path: str) -> Object | None:
+        """Returns what the API server answers at a path, or None when there is nothing."""
+        found: Object | None = self._call("GET", Kind("", "", ""), path=path)
+        return found
+
+    def may(self, verb: str, kind: Kind) -> bool:
+        """Whether this account may do something with a kind of object in the namespace."""
+        plural, _, subresource = kind.plural.partition("/")
+        asked = {
+            "namespace": self.namespace,
+            "verb": verb,
+            "group": kind.group,
+            "resource": plural,
+            "subresource": subresource,
+        }
+        answer = self._call(
+            "POST",
+            kind,
+            path="/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            body={
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": asked},
+            },
+        )
+        return bool(answer and answer["status"].get("allowed"))
+
     def has_group(self, group: str) -> bool:
         """Whether the cluster serves an API group."""
         answer = self._call("GET", Kind("", "", ""), path="/apis")

@@ -32,7 +32,8 @@ def evaluate_model(
     Args:
         model: The model package.
         dataset: Labelled rows with the model's features; none of them trained on.
-        evaluation: All results as JSON. Metadata: metric values and interval bounds, rows, window.
+        evaluation: All results as JSON. Metadata: `task`, `label`, `rows`, `dataset_fingerprint`,
+            `window`, and every metric with its `_low` and `_high`.
         metrics: Metric values, with `_low` and `_high` for the 95 % interval.
         curves: ROC curve (of a multiclass model: every row counted once per class) and confusion
             matrix; empty for regression.
@@ -96,7 +97,8 @@ def compare_models(
     Args:
         model: The candidate's package.
         dataset: Labelled rows that neither model was trained on.
-        comparison: Every metric of both and the improvement with its interval, as JSON.
+        comparison: JSON: `champion`, `metric`, `rows`, `tolerance`, `metrics` (of both, and the
+            improvement with its interval) and `slices`.
         decision: Whether the candidate is surely worse.
         page: The same as a page.
         champion_uri: Published package of the champion; empty when there is none yet.

@@ -188,7 +188,7 @@ def decide_retraining(
         performance: Decision of measure_performance.
         joined: Rows that got a label since the last training; they are counted.
         decision: The decision: `fail` when something calls for retraining; its action tells
-            whether it is done now.
+            whether it is done now. Metadata: also `action`.
         page: Every rule and how it came out.
         model_uri: The live model's published package.
         minimum_new_rows: New labelled rows that a retraining needs.

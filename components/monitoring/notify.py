@@ -97,9 +97,15 @@ def _notification(
     entry = _entry(history_uri, run)
     state = str(status.get("state") or "UNKNOWN")
     error = str((status.get("error") or {}).get("message") or "")
-    decided = entry.why if entry else "the run made no decision that the history knows"
+    decided = entry.why if entry else _undecided(history_uri)
     why = decided if state == SUCCEEDED or not error else error
     return Notification(service, state, entry.action if entry else "", why, _link(ui_url, run), run)
+
+
+def _undecided(history_uri: str) -> str:
+    if not history_uri:
+        return "its decision is in the run alone, since no history is kept"
+    return "the run made no decision that the history knows"
 
 
 def _entry(history_uri: str, run: str) -> Entry | None:

@@ -80,6 +80,7 @@ def identity(
     versions, the number of devices, and whether the rows are shuffled in memory or from disk.
     """
     shaping = asdict(settings) | {"checkpoint_uri": "", "require_gpu": False, "input": streamed}
+    shaping["onnx"] = False  # it shapes the package, not the weights
     shaping |= {"roles": asdict(roles), "data": fingerprint(dataset), "schema": sha256(schema)}
     shaping |= {"kfloop": VERSION, "tensorflow": tf.__version__, "keras": keras.__version__}
     shaping |= {"backend": keras.backend.backend(), "devices": devices}

@@ -33,6 +33,7 @@ def train_model(
     checkpoint_uri: str = "",
     require_gpu: bool = False,
     mixed_precision: str = "",
+    onnx: bool = True,
     best_parameters: dsl.Input[dsl.Artifact] = None,
 ):
     """Trains a model with its preprocessing inside the exported graph.
@@ -42,7 +43,8 @@ def train_model(
         schema: Data schema (TFDV text proto) the rows were validated against.
         model: The model package.
         curves: Loss and metric per epoch.
-        metrics: Loss and metric on the validation part.
+        metrics: `validation_loss` and the task's metric (`validation_auc`, `validation_accuracy`
+            or `validation_rmse`), of the epoch whose weights are kept.
         name: Model name, also the name it is served under.
         task: binary, multiclass or regression.
         label: Column to predict; no nulls.
@@ -69,6 +71,8 @@ def train_model(
             may use it.
         require_gpu: Fail at once when there is no GPU. All GPUs of the task are used.
         mixed_precision: bfloat16, or empty for float32.
+        onnx: Whether the package holds the graph as ONNX too, which the model server then runs. One
+            that cannot be converted is left out, and the log says why.
         best_parameters: Of tune_model; win over the arguments and hyperparameters given here.
     """
     from kfloop.components.training import train as core
@@ -92,6 +96,7 @@ def train_model(
         checkpoint_uri,
         require_gpu,
         mixed_precision,
+        onnx,
     )
     settings = apply_best_parameters(settings, best_parameters and best_parameters.path)
     package = core.train(train.path, schema.path, model.path, curves.path, roles, settings)
@@ -136,9 +141,9 @@ def tune_model(
     Args:
         train: Training rows, the ones that train_model is given.
         schema: Data schema (TFDV text proto).
-        best_parameters: For train_model: hyperparameters and arguments of the best trial.
+        best_parameters: JSON for train_model: `hyperparameters` and `arguments` of the best trial.
         page: History, parameters, what mattered, every trial.
-        metrics: The best trial's metric, and how many trials ended how.
+        metrics: The best trial's metric by its name, `best_trial`, and how many trials ended how.
         name: Model name; the study is named after it.
         task: binary, multiclass or regression.
         label: Column to predict; no nulls.
@@ -207,7 +212,8 @@ def export_onnx(model: dsl.Input[dsl.Model], onnx: dsl.Output[dsl.Model]):
 
     Args:
         model: The model package.
-        onnx: Directory with `model.onnx`, which takes raw feature values, and `onnx.json`.
+        onnx: Directory with `model.onnx`, which takes raw feature values, and `onnx.json`, whose
+            content is the metadata.
     """
     from kfloop.components.training.onnx_export import export_onnx as core
 
@@ -256,7 +262,8 @@ def submit_train_job(
         schema: Data schema (TFDV text proto).
         model: The model package.
         curves: Loss and metric per epoch.
-        metrics: Loss and metric on the validation part.
+        metrics: `validation_loss` and the task's metric (`validation_auc`, `validation_accuracy`
+            or `validation_rmse`), of the epoch whose weights are kept.
         name: Model name.
         task: binary, multiclass or regression.
         label: Column to predict; no nulls.
@@ -367,8 +374,8 @@ def tune_with_katib(
     Args:
         train: Training rows; copied to the volume.
         schema: Data schema (TFDV text proto).
-        best_parameters: For train_model.
-        metrics: The best trial's metric.
+        best_parameters: JSON for train_model, as of tune_model.
+        metrics: The best trial's metric by its name.
         name: Model name.
         task: binary, multiclass or regression.
         label: Column to predict; no nulls.

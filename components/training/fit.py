@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import keras
 import tensorflow as tf
 
+from kfloop.components.training.allocator import keep_freed_memory
 from kfloop.components.training.batches import (
     AnyExamples,
     batch_rows,
@@ -16,6 +17,9 @@ from kfloop.components.training.checkpoint import Checkpoint
 from kfloop.components.training.devices import Devices, require_same_start
 from kfloop.components.training.progress import OnEpoch, Progress
 from kfloop.components.training.schedule import learning_rate
+
+# Here, since TensorFlow must not have run an operation yet.
+keep_freed_memory()
 
 
 @dataclass

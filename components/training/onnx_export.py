@@ -23,21 +23,33 @@ import onnxruntime
 import pyarrow.parquet as pq
 import tensorflow as tf
 import tf2onnx
+from onnxruntime.capi import onnxruntime_pybind11_state as refused
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import new_directory, write_json
 from kfloop.components.contracts.model_io import model_inputs
 from kfloop.components.contracts.model_package import (
+    ONNX,
+    ONNX_ABOUT,
     REFERENCE,
     SAVED_MODEL,
     ModelPackage,
     read_model_json,
 )
 
-FILE = "model.onnx"
 # What onnxruntime 1.14 (2023) and later run.
 OPSET = 18
 TOLERANCE = 1e-5
+# Characters of what another library says.
+SHOWN = 300
+
+# What tf2onnx, TensorFlow, ONNX and onnxruntime raise on a graph that they cannot take.
+REFUSED = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError),
+    *(TypeError, ValueError, tf.errors.OpError, onnx.checker.ValidationError),
+    *(refused.Fail, refused.InvalidArgument, refused.InvalidGraph, refused.NotImplemented),
+    *(refused.InvalidProtobuf, refused.RuntimeException),
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -63,9 +75,18 @@ def export_onnx(package: str | Path, output: str | Path) -> dict[str, Any]:
     # Notices of the converter and of what it calls in TensorFlow; what fails is raised.
     for chatty in ("tf2onnx", "tensorflow"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    model = _convert(directory / SAVED_MODEL, about)
     rows = _rows_to_compare(directory, about)
-    difference, count = _compare(model, directory / SAVED_MODEL, about, rows)
+    try:
+        model = _convert(directory / SAVED_MODEL, about)
+        found = _run(model, about, rows)
+    except InputError:
+        raise
+    except REFUSED as error:
+        raise InputError(
+            f"The model {about.name!r} cannot be converted to ONNX ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:SHOWN]}); serve it as a SavedModel."
+        ) from error
+    difference = _compare(found, directory / SAVED_MODEL, about, rows)
     told = {
         "name": about.name,
         "version": about.version,
@@ -74,14 +95,14 @@ def export_onnx(package: str | Path, output: str | Path) -> dict[str, Any]:
         "output": about.output,
         "classes": about.classes,
         "opset": OPSET,
-        "rows_compared": count,
+        "rows_compared": len(found),
         "largest_difference": difference,
     }
     model.metadata_props.add(key="kfloop", value=json.dumps(told))
     with new_directory(output) as beside:
-        onnx.save(model, str(beside / FILE))
-        write_json(beside / "onnx.json", told)
-    print(f"On {count:,} rows ONNX differs by {difference:.2g} at most.", flush=True)
+        onnx.save(model, str(beside / Path(ONNX).name))
+        write_json(beside / Path(ONNX_ABOUT).name, told)
+    print(f"On {len(found):,} rows ONNX differs by {difference:.2g} at most.", flush=True)
     return told
 
 
@@ -189,14 +210,20 @@ def _rows_to_compare(directory: Path, about: ModelPackage) -> Arrays:
     }
 
 
-def _compare(model: Any, saved_model: Path, about: ModelPackage, rows: Arrays) -> tuple[float, int]:
+def _run(model: Any, about: ModelPackage, rows: Arrays) -> np.ndarray:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     (found,) = session.run([about.output], rows)
-    module = tf.saved_model.load(str(saved_model))
-    given = {name: tf.constant(values) for name, values in rows.items()}
-    expected = module.signatures["serving_default"](**given)[about.output].numpy()
+    return found
+
+
+def _compare(found: np.ndarray, saved_model: Path, about: ModelPackage, rows: Arrays) -> float:
+    # What is served runs on a CPU; a GPU multiplies with fewer digits.
+    with tf.device("CPU"):
+        module = tf.saved_model.load(str(saved_model))
+        given = {name: tf.constant(values) for name, values in rows.items()}
+        expected = module.signatures["serving_default"](**given)[about.output].numpy()
     # Relative to the values where they are large: a regression answers in the label's own unit.
     apart = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
     if found.shape != expected.shape or not (apart <= TOLERANCE).all():
@@ -204,4 +231,4 @@ def _compare(model: Any, saved_model: Path, about: ModelPackage, rows: Arrays) -
             f"The ONNX model of {about.name!r} predicts something else than the package, by "
             f"{np.nanmax(apart):.2g} on {len(expected):,} rows; serve it as a SavedModel."
         )
-    return float(apart.max()), len(expected)
+    return float(apart.max())

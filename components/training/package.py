@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
+from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_io import model_inputs, prediction_column
 from kfloop.components.contracts.model_package import (
     GOLDEN,
+    ONNX,
     PREDICTION,
     REFERENCE,
     SAVED_MODEL,
@@ -47,6 +49,23 @@ def write_package(
             coerce_timestamps="us",
         )
     write_model_json(package, directory)
+
+
+def add_onnx(directory: Path) -> None:
+    """Adds the graph as ONNX to a package; where that cannot be, says why and leaves it as it is.
+
+    Args:
+        directory: What `write_package` wrote.
+    """
+    try:
+        if keras.backend.backend() == "jax":
+            raise InputError("Keras on JAX leaves StableHLO in the graph, which ONNX cannot hold.")
+        # Slow, and not in the lock with JAX.
+        from kfloop.components.training.onnx_export import export_onnx
+
+        export_onnx(directory, (directory / ONNX).parent)
+    except InputError as error:
+        print(f"The package holds no ONNX, only the SavedModel. {error}", flush=True)
 
 
 def _load(path: Path, package: ModelPackage) -> Callable[[pa.Table], pa.Array]:

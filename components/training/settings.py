@@ -34,6 +34,8 @@ class TrainSettings:
         require_gpu: Fail when there is no GPU.
         mixed_precision: `bfloat16` computes in it and keeps weights and outputs in float32;
             empty computes in float32.
+        onnx: Whether the package holds the graph as ONNX too. One that cannot be converted is left
+            out, and the log says why.
     """
 
     name: str
@@ -51,6 +53,7 @@ class TrainSettings:
     checkpoint_uri: str = ""
     require_gpu: bool = False
     mixed_precision: str = ""
+    onnx: bool = False
 
 
 def check_settings(settings: TrainSettings) -> None:

@@ -27,7 +27,7 @@ from kfloop.components.training.fit import FitResult, FitSettings, fit
 from kfloop.components.training.hyperparameters import Hyperparameters, parse_hyperparameters
 from kfloop.components.training.label import class_weights
 from kfloop.components.training.network import NetworkSchema, build_from_module, build_network
-from kfloop.components.training.package import write_package
+from kfloop.components.training.package import add_onnx, write_package
 from kfloop.components.training.prepare import Prepared, prepare
 from kfloop.components.training.progress import OnEpoch
 from kfloop.components.training.record import describe_training, model_metadata
@@ -84,6 +84,8 @@ def train(
         if devices.leads:
             with new_directory(model) as beside:
                 write_package(beside, package, learned.data, learned.network)
+                if settings.onnx:
+                    add_onnx(beside)
             write_text(curves, curves_page(package, learned.result))
             if directory:
                 remove_checkpoint(directory)

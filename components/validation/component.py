@@ -89,7 +89,7 @@ def update_schema(
         statistics: Statistics of new data that is taken as good.
         proposed: Proposed TFDV schema as text; give it as schema_uri to accept it. Metadata:
             status, changes, fingerprint, replaces.
-        changes: Every change with its reason, and the text difference, as JSON.
+        changes: JSON: `status`, `rows`, `changes` (each with its reason) and `diff` as text.
         page: The same to read; opens offline.
         environment: Environment of the data; columns absent from it are left alone.
         missing_slack: How much the share of missing values may grow over the new data's where
@@ -130,8 +130,8 @@ def validate_data(
     Args:
         statistics: Statistics of the data to judge.
         schema: Schema it is held against.
-        anomalies: TFDV anomalies as text.
-        decision: Decision as JSON: pass, fail or no_data, with a reason for every check.
+        anomalies: TFDV anomalies as text (Anomalies proto).
+        decision: The decision, with a reason for every check.
         page: Every column with its distribution and what was found; opens offline.
         label: Label column; it must be there and vary where the environment expects it.
         environment: TRAINING (with the label) or SERVING (without), or one of your schema.

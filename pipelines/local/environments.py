@@ -272,7 +272,10 @@ def code_path() -> Path:
     It holds `kfloop/` with a link to each of its parts, wherever they are: a checkout installed
     editable, or site-packages. It is keyed by those places, so two checkouts never mix.
     """
-    parts = {name: _location(name) for name in ("components", "pipelines", "serving", "scripts")}
+    parts = {
+        name: _location(name)
+        for name in ("components", "pipelines", "serving", "scripts", "testing")
+    }
     key = hashlib.sha256("\0".join(map(str, parts.values())).encode()).hexdigest()[:12]
     target = cache_directory() / "code" / key
     if target.is_dir():

@@ -2,8 +2,9 @@
 
 What it knows: experiments, recurring runs and runs, with the real server's defaults, pages, filters
 and refusals. Like the real one it takes two recurring runs of one name, has no update, backfills
-unless told not to, reads crons as robfig/cron v1 does, and takes the unfinished runs of a recurring
-run away when that is deleted.
+unless told not to, reads crons as robfig/cron v1 does, takes the unfinished runs of a recurring
+run away when that is deleted, checks a run's parameters against the pipeline, and says 1970 for
+what has not ended. It executes nothing: `advance` says what became of a run's tasks.
 """
 
 import json
@@ -17,12 +18,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from doubles.robfig import Cron
+from .robfig import Cron
 
 Document = dict[str, Any]
 ROOT = "/apis/v2beta1"
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 20, 200
 INVALID, NOT_FOUND, UNAUTHENTICATED = 400, 404, 401
+NEVER = "1970-01-01T00:00:00Z"
 LISTS = {
     "experiments": "experiment_id",
     "recurringruns": "recurring_run_id",
@@ -65,12 +67,16 @@ class KfpApi:
 
     Attributes:
         token: Bearer token that requests must carry; empty wants none.
+        cookie: Cookie without which a login page is answered, as by Dex; empty wants none.
         multi_user: What healthz says.
+        tag: The version that it says.
         requests: How often each `METHOD path` was asked, ids left out.
     """
 
     token: str = ""
+    cookie: str = ""
     multi_user: bool = False
+    tag: str = "2.17.0"
     requests: Counter[str] = field(default_factory=Counter)
     _stored: dict[str, dict[str, Document]] = field(
         default_factory=lambda: {name: {} for name in LISTS}
@@ -81,7 +87,9 @@ class KfpApi:
 
     def __enter__(self) -> Self:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
         self._thread.start()
         return self
 
@@ -117,19 +125,54 @@ class KfpApi:
             "pipeline_spec": job["pipeline_spec"],
             "runtime_config": job["runtime_config"],
             "storage_state": "AVAILABLE",
+            "finished_at": NEVER,
             "state": state,
         }
         return str(self._store("runs", run)["run_id"])
 
     def finish_run(self, run_id: str, state: str = "SUCCEEDED") -> None:
         """Ends a run."""
-        self._stored["runs"][run_id]["state"] = state
+        self._stored["runs"][run_id] |= {"state": state, "finished_at": self._now()}
+
+    def advance(
+        self, run_id: str, task: str, state: str, seconds: int = 0, error: str = ""
+    ) -> None:
+        """Says how a task is doing: its driver is done, and it took so many seconds.
+
+        Like the real server's, the answer names drivers and executors as tasks too, and tells an
+        error in the history of the states.
+        """
+        run = self._stored["runs"][run_id]
+        run["state"] = "RUNNING"
+        tasks = run.setdefault("run_details", {}).setdefault("task_details", [])
+        tasks[:] = [one for one in tasks if one["display_name"] not in (task, f"{task}-driver")]
+        finished = state in FINISHED
+        for name, is_state in ((f"{task}-driver", "SUCCEEDED"), (task, state), ("executor", state)):
+            start = self._now()
+            self._clock += timedelta(seconds=seconds if name == task else 0)
+            history: Document = {"update_time": self._now(), "state": is_state}
+            if error and name == task:
+                history["error"] = {"code": 2, "message": error}
+            tasks.append(
+                {
+                    "run_id": run_id,
+                    "task_id": str(uuid.uuid4()),
+                    "display_name": name,
+                    "create_time": start,
+                    "start_time": start,
+                    "end_time": self._now() if finished or name != task else NEVER,
+                    "state": is_state,
+                    "state_history": [history],
+                }
+            )
+
+    def _now(self) -> str:
+        return self._clock.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _store(self, kind: str, item: Document) -> Document:
         self._clock += timedelta(seconds=1)
-        now = self._clock.strftime("%Y-%m-%dT%H:%M:%SZ")
         key = str(uuid.uuid4())
-        stored = {**item, LISTS[kind]: key, "created_at": now}
+        stored = {**item, LISTS[kind]: key, "created_at": self._now()}
         self._stored[kind][key] = stored
         return stored
 
@@ -151,7 +194,7 @@ class KfpApi:
 
     def _answer(self, method: str, path: str, query: Document, body: Document) -> Document:
         if path == f"{ROOT}/healthz":
-            return {"multi_user": self.multi_user}
+            return {"multi_user": self.multi_user, "tag_name": self.tag, "commit_sha": "unknown"}
         found = re.fullmatch(rf"{ROOT}/(\w+)(?:/([\w-]+))?(?::(\w+))?", path)
         if not found or found[1] not in LISTS:
             raise Refused(NOT_FOUND, "Not Found")
@@ -187,6 +230,9 @@ class KfpApi:
             if (not experiment or kind == "experiments" or item["experiment_id"] == experiment)
             and _passes(item, query.get("filter", ""))
         ]
+        field_name, _, order = query.get("sort_by", "").partition(" ")
+        if field_name:
+            chosen.sort(key=lambda item: str(item[field_name]), reverse=order == "desc")
         size = min(int(query.get("page_size") or 0) or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         start = int(query.get("page_token") or 0)
         answer: Document = {
@@ -198,16 +244,56 @@ class KfpApi:
         return answer
 
     def _create(self, kind: str, body: Document) -> Document:
-        if kind == "runs":
-            raise Refused(501, "this double starts no runs; see start_run")
         if not body.get("display_name"):
             raise Refused(INVALID, "Invalid input error: the display name is empty")
+        if kind == "runs":
+            return self._store(kind, _run(body, self._stored["experiments"]))
         if kind == "experiments":
             names = [item["display_name"] for item in self._stored[kind].values()]
             if body["display_name"] in names:
                 raise Refused(409, f"Already exist error: {body['display_name']}")
             return self._store(kind, {**body, "storage_state": "AVAILABLE"})
         return self._store(kind, _recurring_run(body, self._stored["experiments"]))
+
+
+KINDS = {
+    "NUMBER_INTEGER": (int, float),
+    "NUMBER_DOUBLE": (int, float),
+    "STRING": (str,),
+    "BOOLEAN": (bool,),
+    "LIST": (list,),
+    "STRUCT": (dict,),
+}
+
+
+def _run(body: Document, experiments: dict[str, Document]) -> Document:
+    if body.get("experiment_id") not in experiments:
+        raise Refused(INVALID, "Invalid input error: the experiment does not exist")
+    spec = body.get("pipeline_spec") or {}
+    _check_parameters(
+        spec.get("pipeline_spec", spec), (body.get("runtime_config") or {}).get("parameters") or {}
+    )
+    about = {"storage_state": "AVAILABLE", "state": "PENDING", "finished_at": NEVER}
+    return {**body, **about, "scheduled_at": NEVER}
+
+
+def _check_parameters(spec: Document, given: Document) -> None:
+    if "root" not in spec or "pipelineInfo" not in spec:
+        raise Refused(INVALID, "Invalid input error: invalid v2 pipeline spec")
+    declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    for name, definition in declared.items():
+        kind = definition["parameterType"]
+        if name not in given:
+            if not definition.get("isOptional") and "defaultValue" not in definition:
+                raise Refused(
+                    INVALID,
+                    f"parameter {name} is not optional, yet has neither default value nor user "
+                    "provided value",
+                )
+        elif type(given[name]) not in KINDS[kind]:
+            raise Refused(INVALID, f"input parameter {name} requires type {kind.lower()}")
+    if extra := sorted(set(given) - set(declared)):
+        raise Refused(INVALID, f"parameter(s) provided are not required by pipeline: {extra}")
 
 
 def _recurring_run(body: Document, experiments: dict[str, Document]) -> Document:
@@ -269,6 +355,9 @@ def _handler(api: KfpApi) -> type[BaseHTTPRequestHandler]:
             if fault == "drop":
                 self.close_connection = True
                 return
+            if api.cookie and self.headers.get("cookie") != api.cookie:
+                self._send(200, b"<html>Log in to Your Account</html>", "text/html")
+                return
             try:
                 if isinstance(fault, int):
                     raise Refused(fault, "injected")
@@ -281,9 +370,11 @@ def _handler(api: KfpApi) -> type[BaseHTTPRequestHandler]:
             if fault == "drop_after":
                 self.close_connection = True
                 return
-            content = json.dumps(answer).encode()
+            self._send(status, json.dumps(answer).encode(), "application/json")
+
+        def _send(self, status: int, content: bytes, kind: str) -> None:
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            self.send_header("content-type", kind)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

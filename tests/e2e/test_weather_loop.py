@@ -10,7 +10,7 @@ import pytest
 from conftest import last_run, metadata
 
 from kfloop.components.contracts.inference_log import log_files
-from kfloop.components.contracts.model_package import read_model_json
+from kfloop.components.contracts.model_package import ONNX_ABOUT, read_model_json
 from kfloop.pipelines.local import environments
 from kfloop.serving.local_state import read_status, service_directory
 
@@ -72,9 +72,9 @@ def test_the_curl_line_works_and_v2_gives_the_same(first, project):
 
 @pytest.fixture(scope="module")
 def twin(kfloop, project):
-    """The training pipeline for another service, with tuning and ONNX."""
+    """The training pipeline for another service, with tuning and, as by default, ONNX."""
     log = project / ".kfloop" / "inference-log" / "twin"
-    settings = ["name=twin", "service=twin", f"inference_log={log}", "onnx=true"]
+    settings = ["name=twin", "service=twin", f"inference_log={log}"]
     settings += ["tuning_trials=2", 'tuning_space={"dropout": {"low": 0.2, "high": 0.3}}']
     trained = kfloop("run", "training", *(part for each in settings for part in ("-s", each)))
     assert trained.returncode == 0, trained.stdout + trained.stderr
@@ -88,7 +88,13 @@ def test_the_model_is_trained_with_what_tuning_found_and_exported(twin):
     assert 0.2 <= tuned["hyperparameters"]["dropout"] <= 0.3
     assert package.hyperparameters["dropout"] == tuned["hyperparameters"]["dropout"]
     assert package.metrics["validation_rmse"] == pytest.approx(tuned["value"], rel=1e-6)
-    assert twin.task("export-onnx").outputs["onnx"][0]["metadata"]["rows_compared"] > 1000
+    about = Path(outputs["train-model"]["model"][0]["uri"]) / ONNX_ABOUT
+    assert json.loads(about.read_text())["rows_compared"] > 1000
+
+
+def test_the_server_runs_the_onnx_copy(twin, project):
+    logs = service_directory(project / ".kfloop", "twin").glob("predictor-*.log")
+    assert any("Serving twin version 1 by ONNX Runtime" in log.read_text() for log in logs)
 
 
 def test_serves_what_was_evaluated_on_v1_and_v2(twin, project):

@@ -55,7 +55,9 @@ class Running:
         return grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
 
 
-def start(name: str, directory: Path, package: Path, *arguments: str) -> Running:
+def start(
+    name: str, directory: Path, package: Path, *arguments: str, path: str = str(CODE)
+) -> Running:
     ports = []
     for _ in range(2):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -68,7 +70,7 @@ def start(name: str, directory: Path, package: Path, *arguments: str) -> Running
                 *("--model_dir", str(package), "--http_port", str(ports[0])),
                 *("--grpc_port", str(ports[1]), *arguments),
             ],
-            env=os.environ | {"PYTHONPATH": str(CODE)},
+            env=os.environ | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

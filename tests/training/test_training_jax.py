@@ -98,7 +98,8 @@ def printed(nodes):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    pair = [*ENTRY, str(nodes.spec("pair", checkpoint_uri=str(nodes.root / "checkpoint")))]
+    checkpoint = str(nodes.root / "checkpoint")
+    pair = [*ENTRY, str(nodes.spec("pair", checkpoint_uri=checkpoint, onnx=True))]
     started = {
         "alone": nodes.start(["-c", COMPARE, str(nodes.spec("alone"))]),
         "first": nodes.start(pair, JAX_PROCESS_ID="0", **together),
@@ -147,6 +148,7 @@ def test_two_processes_train_as_one_and_the_first_writes(nodes, printed):
     assert "Wrote the model package" in printed["first"]
     assert "Wrote the model package" not in printed["second"]
     assert "Epoch 4/4" in printed["second"]
+    assert "holds no ONNX, only the SavedModel. Keras on JAX" in printed["first"]
     assert not (nodes.root / "checkpoint/training-checkpoint.npz").exists()
     probability = signature(nodes.root / "pair").structured_outputs["probability"]
     assert probability.shape.as_list() == [None]

@@ -1,6 +1,7 @@
 """The package as ONNX: the same raw values in, the same predictions out."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,13 @@ from test_training_train import ROLES, Workspace, binary_table, toy_table, witho
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_io import model_inputs
-from kfloop.components.contracts.model_package import GOLDEN, read_model_json
+from kfloop.components.contracts.model_package import (
+    GOLDEN,
+    ONNX,
+    ONNX_ABOUT,
+    REFERENCE,
+    read_model_json,
+)
 from kfloop.components.training import onnx_export
 from kfloop.components.training.onnx_export import export_onnx
 
@@ -33,7 +40,7 @@ def workspace(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("onnx"))
     for task, label in LABELS.items():
         table = without(toy_table(), "old", *(set(LABELS.values()) - {label}))
-        workspace.train(table, task, replace(ROLES, label=label), task=task, epochs=1)
+        workspace.train(table, task, replace(ROLES, label=label), task=task, epochs=1, onnx=True)
     return workspace
 
 
@@ -41,12 +48,11 @@ def workspace(tmp_path_factory):
 def test_the_whole_graph_predicts_the_same_from_raw_values(workspace, task):
     """Text and integer categories, missing numbers, booleans: as the package takes them."""
     package = read_model_json(workspace.root / task)
-    told = export_onnx(workspace.root / task, workspace.root / f"{task}-onnx")
+    told = json.loads((workspace.root / task / ONNX_ABOUT).read_text())
     assert told["rows_compared"] == 102
     assert 0 <= told["largest_difference"] <= 1e-5
-    assert told == json.loads((workspace.root / f"{task}-onnx/onnx.json").read_text())
 
-    session = onnxruntime.InferenceSession(workspace.root / f"{task}-onnx/model.onnx")
+    session = onnxruntime.InferenceSession(workspace.root / task / ONNX)
     assert {given.name for given in session.get_inputs()} == set(package.feature_names)
     golden = pq.read_table(workspace.root / task / GOLDEN)
     (predicted,) = session.run(None, model_inputs(golden, package.features))
@@ -57,6 +63,20 @@ def test_the_whole_graph_predicts_the_same_from_raw_values(workspace, task):
         np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_what_is_asked_for_beside_the_graph_does_not_change_the_weights(workspace):
+    table = without(toy_table(), "old", "kind", "amount")
+    workspace.train(table, "plain", epochs=1)
+    assert not (workspace.root / "plain/onnx").exists()
+    with_onnx, plain = (pq.read_table(workspace.root / n / REFERENCE) for n in ("binary", "plain"))
+    assert with_onnx.equals(plain)
+
+
+def test_a_package_that_was_trained_before_is_exported_beside_it(workspace):
+    told = export_onnx(workspace.root / "binary", workspace.root / "beside")
+    assert told == json.loads((workspace.root / "binary" / ONNX_ABOUT).read_text())
+    assert (workspace.root / "beside/model.onnx").is_file()
+
+
 def test_a_network_of_the_users_is_exported_too(workspace):
     module = workspace.root / "module.py"
     module.write_text(MODULE.format(activation="gelu", wrap="x"))
@@ -64,10 +84,16 @@ def test_a_network_of_the_users_is_exported_too(workspace):
     assert export_onnx(workspace.root / "own", workspace.root / "own-onnx")["output"]
 
 
-def test_an_operation_that_onnx_lacks_is_named_and_nothing_is_written(workspace):
+def test_an_operation_that_onnx_lacks_is_named_and_the_model_is_trained_without(workspace, capsys):
     module = workspace.root / "erfinv.py"
     module.write_text(MODULE.format(activation="tanh", wrap="keras.ops.erfinv(0.1 * x)"))
-    workspace.train(binary_table(rows=400), "erfinv", module_uri=str(module), epochs=1)
+    workspace.train(binary_table(rows=400), "erfinv", module_uri=str(module), epochs=1, onnx=True)
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("The package holds no ONNX, only the SavedModel. The model 'toy' uses")
+    assert read_model_json(workspace.root / "erfinv")
+    assert sorted(path.name for path in (workspace.root / "erfinv").iterdir()) == [
+        *("1", "model.json", "reference")
+    ]
     with pytest.raises(InputError, match="uses Erfinv, which ONNX has no counterpart for"):
         export_onnx(workspace.root / "erfinv", workspace.root / "erfinv-onnx")
     assert not (workspace.root / "erfinv-onnx").exists()
@@ -82,3 +108,11 @@ def test_a_graph_that_predicts_something_else_is_refused(workspace, monkeypatch)
     with pytest.raises(InputError, match="predicts something else than the package"):
         export_onnx(workspace.root / "binary", workspace.root / "strict-onnx")
     assert not (workspace.root / "strict-onnx").exists()
+
+
+def test_a_graph_that_the_converter_cannot_take_is_one_sentence(workspace):
+    damaged = workspace.root / "damaged"
+    shutil.copytree(workspace.root / "binary", damaged)
+    (damaged / "1/saved_model.pb").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"'toy' cannot be converted to ONNX \(OSError: "):
+        export_onnx(damaged, workspace.root / "damaged-onnx")

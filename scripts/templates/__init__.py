@@ -1,0 +1,1 @@
+"""What `kfloop new component` copies: a component that runs, to be changed."""

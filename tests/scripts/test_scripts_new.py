@@ -1,0 +1,163 @@
+"""`kfloop new`: what it writes works as it stands."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.arguments import pipeline_arguments
+from kfloop.pipelines.catalogue import compiled_path
+from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_arguments
+from kfloop.pipelines.loop import load_loop
+from kfloop.scripts.new import new, new_component, new_loop
+
+COLUMNS = "id,select,date,Flight No,self,note,const,late,grade,score,kind\n"
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A table with everything that a loop file cannot take as it is."""
+    rows = [
+        f"{n},{'ab'[n % 2]},2024-01-{n % 28 + 1:02d},{n % 5},{n % 7},a note of {n},x,"
+        f"{n % 2},{n % 9},{n / 7 if n % 3 else ''},{'red' if n % 4 else 'blue'}\n"
+        for n in range(200)
+    ]
+    path = tmp_path / "My Flights.csv"
+    path.write_text(COLUMNS + "".join(rows))
+    return path
+
+
+def examples_of(directory: Path, state: Path) -> dict:
+    """Loads a loop, and runs its sources and its query as the training pipeline would."""
+    from kfloop.components import ingest_data, transform_data
+    from kfloop.testing import run_component
+
+    loop, base = load_loop(directory / "loop.yaml")
+    arguments = pipeline_arguments("training", loop, base, state)
+    resolve_arguments(load_pipeline(compiled_path("training")), arguments)
+    tables = run_component(ingest_data, state, sources=arguments["sources"]).artifacts["tables"]
+    done = run_component(
+        transform_data,
+        state,
+        tables=tables,
+        query=arguments["examples_query"],
+        timestamp=arguments["timestamp"],
+    )
+    return dict(done.artifacts["dataset"].metadata)
+
+
+def test_a_new_component_passes_its_tests_and_ours(tmp_path):
+    new_component("find_missing", "monitoring", tmp_path)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "find_missing"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    settings = Path(__file__).parents[2] / "ruff.toml"
+    for check in (["check", "--extend-ignore", "D103"], ["format", "--check"]):
+        ruff = [Path(sys.executable).parent / "ruff", *check, "--no-cache", "--config", settings]
+        subprocess.run([*ruff, tmp_path / "find_missing"], check=True)
+
+
+def test_the_sample_loop_reads_its_data(tmp_path):
+    target, plan = new_loop("bikes", "", "", "", "", tmp_path)
+    assert sorted(file.name for file in target.iterdir()) == [
+        "examples.sql",
+        "loop.yaml",
+        "trips.csv",
+    ]
+    assert (plan.task, plan.timestamp.name, plan.key.name) == (
+        "regression",
+        "started_at",
+        "trip_id",
+    )
+    found = examples_of(target, tmp_path / "state")
+    assert found["rows"] == 2000
+    assert found["since"].startswith("2024-01-01")
+
+
+def test_a_loop_for_a_table_of_ones_own_reads_it(tmp_path, data, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    target, plan = new_loop("flights", "My Flights.csv", "late", "date", "", tmp_path)
+    assert plan.task == "binary"
+    assert [column.name for column, _ in plan.left_out] == ["note", "const"]
+    loop, _ = load_loop(target / "loop.yaml")
+    assert loop.sources["my_flights"].uri == "../My Flights.csv"
+    assert loop.split.method == "time"
+    found = examples_of(target, tmp_path / "state")
+    assert found["rows"] == 200
+    columns = ["id", "date_value", "select", "Flight_No", "self_value", "grade", "score", "kind"]
+    assert found["columns"] == [*columns, "late"]
+
+
+@pytest.mark.parametrize(
+    ("label", "task", "rows"), [("score", "regression", 133), ("kind", "multiclass", 200)]
+)
+def test_without_a_time_rows_are_split_by_what_identifies_them(tmp_path, data, label, task, rows):
+    text = data.read_text().replace("id,", "number,", 1)
+    data.write_text(text)
+    target, plan = new_loop("flights", str(data), label, "", "", tmp_path)
+    loop, _ = load_loop(target / "loop.yaml")
+    assert (plan.task, loop.split.method, loop.split.key) == (task, "hash", "row_key")
+    found = examples_of(target, tmp_path / "state")
+    assert (found["rows"], found["columns"][0]) == (rows, "row_key")
+
+
+@pytest.mark.parametrize(
+    ("label", "timestamp", "sentence"),
+    [
+        ("lat", "", "--label lat: there is no such column; there is id, select"),
+        ("late", "grade", "--timestamp grade holds BIGINT, which is no time; there is date"),
+        ("const", "", "the same value everywhere"),
+        ("note", "", "200 different texts"),
+        ("date", "", "holds DATE, which no model predicts"),
+        ("date", "date", "cannot be both"),
+    ],
+)
+def test_columns_that_cannot_be_used_are_named(tmp_path, data, label, timestamp, sentence):
+    with pytest.raises(InputError, match=sentence):
+        new_loop("flights", str(data), label, timestamp, "", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [data.name]
+
+
+@pytest.mark.parametrize("name", ["class", "Find", "2nd", "../up", "a-b", "", "json", "dsl"])
+def test_a_name_that_is_no_functions_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be called"):
+        new_component(name, "data", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Bikes", "2nd", "../up", "a_b", "", "a" * 41])
+def test_a_name_that_is_no_services_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be called"):
+        new_loop(name, "", "", "", "", tmp_path)
+
+
+def test_what_is_there_is_kept(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(InputError, match="mine exists"):
+        new_component("mine", "data", tmp_path)
+    with pytest.raises(InputError, match="mine exists"):
+        new_loop("mine", "", "", "", "", tmp_path)
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_options_about_a_file_need_the_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for options, sentence in (
+        (["--label", "late"], "give it with --data"),
+        (["--data", "x.csv"], "--data needs --label"),
+        (["--data", "x.csv", "--label", "late"], "where no data file is"),
+    ):
+        done = CliRunner().invoke(new, ["loop", "bikes", *options])
+        assert sentence in str(done.exception)
+    done = CliRunner().invoke(new, ["component", "mine"])
+    assert "pytest mine" in done.output
