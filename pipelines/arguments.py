@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kfloop.pipelines.loop import Loop, Source, Tuning
+from kfloop.pipelines.loop import Loop
+from kfloop.pipelines.loop_sections import Source, Tuning
 
 Arguments = dict[str, Any]
 

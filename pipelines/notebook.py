@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.local.progress import Progress
 from kfloop.pipelines.local.record import RunRecord
 from kfloop.pipelines.local.run import run_locally
-from kfloop.scripts.progress import Progress
 
 HTML = "system.HTML"
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.cron import next_times, to_kfp
-from kfloop.pipelines.loop import Moment, Name
+from kfloop.pipelines.loop_sections import Moment, Name
 from kfloop.pipelines.package import package_pipeline
 from kfloop.pipelines.yaml_file import read_yaml_file
 

@@ -21,7 +21,7 @@ from kfloop.components.images import (
     image_prefix,
     reference,
 )
-from kfloop.scripts.git import git_commit
+from kfloop.pipelines.local.git import git_commit
 from kfloop.scripts.image_engine import ENGINES, Build, Engine, find_engine, run, say, secrets
 
 Command = TypeVar("Command", bound=Callable[..., Any])

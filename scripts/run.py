@@ -13,6 +13,7 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.arguments import pipeline_arguments
 from kfloop.pipelines.catalogue import COMPILED, PIPELINES, compiled_path
 from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_arguments
+from kfloop.pipelines.local.progress import Progress
 from kfloop.pipelines.local.record import RunRecord
 from kfloop.pipelines.local.report import write_report
 from kfloop.pipelines.local.run import image_environments
@@ -21,7 +22,6 @@ from kfloop.pipelines.loop import Loop, load_loop
 from kfloop.pipelines.resources import without_retries
 from kfloop.pipelines.yaml_file import DatesAsText
 from kfloop.scripts.options import config_option, state_option
-from kfloop.scripts.progress import Progress
 
 
 @click.command(

@@ -8,6 +8,7 @@ from typing import Any
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.local import environments
 from kfloop.pipelines.local.cache import digest_source
+from kfloop.pipelines.local.git import git_commit
 from kfloop.pipelines.local.pipeline_spec import (
     PipelineSpec,
     load_pipeline,
@@ -22,7 +23,6 @@ from kfloop.pipelines.local.runner import (
     PipelineFailed,
     run_pipeline,
 )
-from kfloop.scripts.git import git_commit
 
 
 def run_locally(

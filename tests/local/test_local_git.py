@@ -2,7 +2,7 @@
 
 import subprocess
 
-from kfloop.scripts.git import git_commit
+from kfloop.pipelines.local.git import git_commit
 
 
 def git(directory, *arguments):
