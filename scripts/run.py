@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from rich.console import Console
 
 from kfloop.components.contracts.errors import InputError
@@ -15,13 +14,17 @@ from kfloop.pipelines.catalogue import COMPILED, PIPELINES, compiled_path
 from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_arguments
 from kfloop.pipelines.local.progress import Progress
 from kfloop.pipelines.local.record import RunRecord
-from kfloop.pipelines.local.report import write_report
-from kfloop.pipelines.local.run import image_environments
-from kfloop.pipelines.local.runner import PipelineFailed, run_pipeline
+from kfloop.pipelines.local.run import image_environments, run_with_report
+from kfloop.pipelines.local.runner import PipelineFailed
 from kfloop.pipelines.loop import Loop, load_loop
 from kfloop.pipelines.resources import without_retries
-from kfloop.pipelines.yaml_file import DatesAsText
-from kfloop.scripts.options import config_option, state_option
+from kfloop.scripts.options import (
+    config_option,
+    no_cache_option,
+    parse_settings,
+    settings_option,
+    state_option,
+)
 
 
 @click.command(
@@ -29,15 +32,8 @@ from kfloop.scripts.options import config_option, state_option
 )
 @click.argument("pipeline")
 @config_option
-@click.option(
-    "--set",
-    "-s",
-    "settings",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A pipeline parameter, over the loop file; may be given again. The value is YAML.",
-)
-@click.option("--no-cache", is_flag=True, help="Run every step, also those whose inputs are known.")
+@settings_option
+@no_cache_option
 @click.option(
     "--service",
     default="",
@@ -102,24 +98,6 @@ def rollback_arguments(
     return {"service": service, "namespace": namespace, **registry}
 
 
-def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Parses `NAME=VALUE` pairs; values are YAML.
-
-    Raises:
-        InputError: If one has no `=` or its value is not YAML.
-    """
-    parsed = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set takes NAME=VALUE, not {setting!r}.")
-        try:
-            parsed[name] = yaml.load(value, DatesAsText) if value else ""
-        except yaml.YAMLError as error:
-            raise InputError(f"The value of --set {name} is not YAML: {value!r}.") from error
-    return parsed
-
-
 def execute(
     path: Path,
     arguments: Mapping[str, Any],
@@ -141,25 +119,22 @@ def execute(
     stand_ins = image_environments(pipeline, state.absolute(), cluster, console)
     console.rule(f"[bold]{pipeline.name}", align="left")
     try:
-        record = run_pipeline(
-            pipeline,
-            arguments,
-            state.absolute(),
-            stand_ins.__getitem__,
-            Progress(console),
-            caching=caching,
+        return run_with_report(
+            pipeline, arguments, state.absolute(), stand_ins, Progress(console), caching
         )
     except PipelineFailed as error:
-        console.print(f"report: {write_report(error.record)}", soft_wrap=True)
+        _tell_report(error.record, console)
         raise
-    write_report(record)
-    return record
 
 
 def tell(record: RunRecord, console: Console) -> None:
     """Prints what a run decided and where its report is."""
     for decision in record.decisions():
         console.print(f"  {decision['summary']}", soft_wrap=True, highlight=False)
+    _tell_report(record, console)
+
+
+def _tell_report(record: RunRecord, console: Console) -> None:
     console.print(f"report: {Path(record.directory) / 'report.html'}", soft_wrap=True)
 
 

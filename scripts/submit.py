@@ -7,27 +7,26 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from kfloop.pipelines.submit import EXPERIMENT, RunStatus, submit_pipeline, wait_for_run
-from kfloop.scripts.options import config_option, host_option, namespace_option
-from kfloop.scripts.run import parse_settings
+from kfloop.scripts.options import (
+    config_option,
+    host_option,
+    namespace_option,
+    no_cache_option,
+    parse_settings,
+    settings_option,
+)
 
 
 @click.command()
 @click.argument("pipeline")
 @config_option
-@click.option(
-    "--set",
-    "-s",
-    "settings",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A pipeline parameter, over the loop file; may be given again. The value is YAML.",
-)
+@settings_option
 @host_option
 @namespace_option
 @click.option("--experiment", default=EXPERIMENT, show_default=True, help="KFP experiment.")
 @click.option("--run-name", default="", help="[default: the pipeline's name and the time]")
 @click.option("--service-account", default="", help="Kubernetes service account of the pods.")
-@click.option("--no-cache", is_flag=True, help="Run every step, also those whose inputs are known.")
+@no_cache_option
 @click.option("--wait", is_flag=True, help="Wait for the end; exit status 1 unless it succeeded.")
 @click.pass_context
 def submit(

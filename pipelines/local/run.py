@@ -53,8 +53,34 @@ def run_locally(
     resolve_arguments(spec, values)
     where = Path(state).absolute()
     made = image_environments(spec, where)
+    return run_with_report(spec, values, where, made, listener, caching)
+
+
+def run_with_report(
+    pipeline: PipelineSpec,
+    arguments: Mapping[str, Any],
+    state: Path,
+    stand_ins: Mapping[str, ImageEnvironment],
+    listener: Listener | None,
+    caching: bool,
+) -> RunRecord:
+    """Runs a pipeline whose environments are there, and writes its report however it ends.
+
+    Args:
+        pipeline: The pipeline.
+        arguments: Pipeline parameters; the rest take their defaults.
+        state: Directory for what is kept on this machine, absolute.
+        stand_ins: What `image_environments` returned.
+        listener: Told about progress, if any.
+        caching: Whether finished steps may be reused.
+
+    Raises:
+        PipelineFailed: If a task failed.
+    """
     try:
-        record = run_pipeline(spec, values, where, made.__getitem__, listener, caching=caching)
+        record = run_pipeline(
+            pipeline, arguments, state, stand_ins.__getitem__, listener, caching=caching
+        )
     except PipelineFailed as error:
         write_report(error.record)
         raise
