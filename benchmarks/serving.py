@@ -3,10 +3,13 @@
 Run in the environment of the serving family, after `make run` and with the checkout's code on
 PYTHONPATH as `kfloop`::
 
-    python benchmarks/serving.py [--soak SECONDS]
+    python benchmarks/serving.py [--awake] [--soak SECONDS]
 
 Each server is started alone on loopback, warmed up, and asked by a closed-loop client in a process
 of its own. `CPU ms` is what the server's processes used per request: compare it on a busy machine.
+A virtual CPU without work is given back to the host, and wakes up late and with cold caches; with
+one request at a time that is most of the latency. `--awake` keeps them all from it by a loop of the
+lowest priority each, as people do who measure or tune latency (`idle=poll`); for every server.
 kfloop runs the graph by ONNX Runtime and by TensorFlow, so the package has to hold it as ONNX, as
 training writes it by default. `serving_graph.py` measures the two alone.
 `transformer + predictor` is what KServe's documentation does: a transformer that calls
@@ -75,6 +78,7 @@ def main() -> None:
     parser.add_argument("--feature_repo", default=_newest(".kfloop/runs/*/*/*/materialized"))
     parser.add_argument("--mlserver", help="python of an environment with MLServer")
     parser.add_argument("--soak", type=float, default=0.0, help="seconds of load; no comparison")
+    parser.add_argument("--awake", action="store_true", help="let no CPU go to sleep")
     parser.add_argument("--server", help=argparse.SUPPRESS)
     parser.add_argument("--load", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -86,6 +90,9 @@ def main() -> None:
         asyncio.run(_load(options.port, json.loads(options.load)))
     elif options.soak:
         _soak(options)
+    elif options.awake:
+        with _awake():
+            _compare(options)
     else:
         _compare(options)
 
@@ -129,6 +136,24 @@ def _compare(options: argparse.Namespace) -> None:
                 f"concurrency {concurrency}, {runtime}: {ours / theirs:.1f} times the requests/s "
                 "of two hops"
             )
+
+
+@contextmanager
+def _awake() -> Iterator[None]:
+    """Keeps every CPU busy with what gives way to anything else at once."""
+    idle = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))"
+    loops = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"{idle}; os.sched_setaffinity(0, [{cpu}])\nwhile True: pass"]
+        )
+        for cpu in os.sched_getaffinity(0)
+    ]
+    try:
+        yield
+    finally:
+        for one in loops:
+            one.kill()
+            one.wait()
 
 
 def _soak(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from kfloop.components.contracts.model_io import model_inputs
 from kfloop.components.contracts.model_package import REFERENCE, read_model_json
-from kfloop.serving.runtime import ONNX_RUNTIME, TENSORFLOW, load_graph
+from kfloop.components.contracts.runtime import ONNX_RUNTIME, TENSORFLOW, load_graph
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Rows at once, and how often.

@@ -1,13 +1,14 @@
 """Input of training: ours from memory and from disk against what Keras users write.
 
-    .venv/bin/python benchmarks/training_input.py [--quick] [--memory]
+    .venv/bin/python benchmarks/training_input.py [--quick] [--batch 1024] [--memory]
 
 It runs itself in the environment of the training family. One table of 12 numbers, 8 categories and
-a binary label is trained on with the built-in network by every way, at equal batch size, optimizer,
-loss and metric; each way is a process of its own, and the rounds take turns. The examples per
-second are those of the best epoch but the first, without validation. `--memory` measures instead
-what streaming holds: peak memory of a whole training at 1x, 5x and 10x rows. `--quick` takes a
-tenth of the rows.
+a binary label is trained on with the built-in network by every way, at equal batch size (unless
+told otherwise the default of train_model), optimizer, loss and metric; each way is a process of its
+own, and the rounds take turns. The examples per second are those of the best epoch but the first,
+without validation; ratios are taken within a round, and their median and range printed. `--memory`
+measures instead what streaming holds: peak memory of a whole training at 1x, 5x and 10x rows.
+`--quick` takes a tenth of the rows.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROWS, BATCH = 1_000_000, 4096
+ROWS = 1_000_000
 NUMBERS, CATEGORIES, VALUES = 12, 8, 200
 # Fewer rows measure the last two as well: they handle every row by itself.
 WAYS = {
@@ -31,7 +32,7 @@ WAYS = {
     "csv": ("make_csv_dataset", ROWS // 10),
     "generator": ("Dataset.from_generator, a row each", ROWS // 50),
 }
-ROUNDS, EPOCHS = 2, 3
+ROUNDS, EPOCHS = 3, 3
 
 
 def main() -> int:
@@ -41,6 +42,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows")
     parser.add_argument("--memory", action="store_true", help="peak memory of streaming")
+    parser.add_argument("--batch", type=int, default=1024, help="rows per step; 1024")
     parser.add_argument(
         "--measure", nargs=3, metavar=("WAY", "DIR", "ROWS"), help=argparse.SUPPRESS
     )
@@ -48,13 +50,13 @@ def main() -> int:
     if options.measure:
         way, directory, rows = options.measure
         run = measure_memory if way == "peak" else measure
-        print(json.dumps(run(way, Path(directory), int(rows))))
+        print(json.dumps(run(way, Path(directory), int(rows), options.batch)))
         return 0
     if "KFLOOP_BENCHMARK" not in os.environ:
         return run_in_the_family_environment()
     share = 10 if options.quick else 1
     with tempfile.TemporaryDirectory() as scratch:
-        (compare_memory if options.memory else compare)(Path(scratch), share)
+        (compare_memory if options.memory else compare)(Path(scratch), share, options.batch)
     return 0
 
 
@@ -68,31 +70,37 @@ def run_in_the_family_environment() -> int:
     return subprocess.run([str(made.python), *sys.argv], env=variables, check=False).returncode
 
 
-def compare(directory: Path, share: int) -> None:
+def compare(directory: Path, share: int, batch: int) -> None:
     """Prints examples per second and final loss of every way."""
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(ROUNDS):
         for way, (_, rows) in WAYS.items():
-            found[way].append(in_a_process(way, directory, rows // share))
-    best = {way: max(run["speed"] for run in runs) for way, runs in found.items()}
+            found[way].append(in_a_process(way, directory, rows // share, batch))
     print(
-        f"{os.cpu_count()} CPUs, batches of {BATCH}, best of {ROUNDS} runs x {EPOCHS - 1} epochs\n"
+        f"{os.cpu_count()} CPUs, batches of {batch}, {ROUNDS} rounds, "
+        f"best of {EPOCHS - 1} epochs in each\n"
     )
     print("| input | rows | examples/s | × fit on NumPy | loss |\n|---|---:|---:|---:|---:|")
     for way, (title, rows) in WAYS.items():
-        loss = found[way][0]["loss"]
+        speed = sorted(run["speed"] for run in found[way])[ROUNDS // 2]
         print(
-            f"| {title} | {rows // share:,} | {best[way]:,.0f} | "
-            f"{best[way] / best['numpy']:.2f} | {loss:.4f} |"
+            f"| {title} | {rows // share:,} | {speed:,.0f} | "
+            f"{ratios(found[way], found['numpy'])} | {found[way][0]['loss']:.4f} |"
         )
-    print(f"\nstreamed is {best['stream'] / best['memory']:.2f} times in memory")
+    print(f"\nstreamed is {ratios(found['stream'], found['memory'])} times in memory")
 
 
-def compare_memory(directory: Path, share: int) -> None:
+def ratios(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> str:
+    """Returns the median over the rounds of how much faster one is, and the range."""
+    found = sorted(our["speed"] / their["speed"] for our, their in zip(ours, theirs, strict=True))
+    return f"{found[ROUNDS // 2]:.2f} ({found[0]:.2f} to {found[-1]:.2f})"
+
+
+def compare_memory(directory: Path, share: int, batch: int) -> None:
     """Prints the peak memory of streamed trainings of growing size."""
     print("| rows | peak MB | MB above imports | seconds |\n|---:|---:|---:|---:|")
     for rows in (1_000_000 // share, 5_000_000 // share, 10_000_000 // share):
-        run = in_a_process("peak", directory, rows)
+        run = in_a_process("peak", directory, rows, batch)
         print(
             f"| {rows:,} | {run['peak']:,.0f} | {run['peak'] - run['imports']:,.0f} | "
             f"{run['seconds']:.0f} |",
@@ -100,9 +108,10 @@ def compare_memory(directory: Path, share: int) -> None:
         )
 
 
-def in_a_process(way: str, directory: Path, rows: int) -> dict[str, float]:
+def in_a_process(way: str, directory: Path, rows: int, batch: int) -> dict[str, float]:
     """Measures one way in a fresh process."""
-    command = [sys.executable, __file__, "--measure", way, str(directory), str(rows)]
+    command = [sys.executable, __file__, "--batch", str(batch)]
+    command += ["--measure", way, str(directory), str(rows)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -122,7 +131,7 @@ def columns(rows: int, seed: int = 0) -> dict[str, Any]:
     return {**table, "y": (score + noise > 0).astype("float32")}
 
 
-def measure(way: str, directory: Path, rows: int) -> dict[str, float]:
+def measure(way: str, directory: Path, rows: int, batch: int) -> dict[str, float]:
     """Trains by one way; returns the `speed` of its best later epoch and its last `loss`."""
     ours = way in ("memory", "stream")
     if ours:
@@ -165,24 +174,26 @@ def measure(way: str, directory: Path, rows: int) -> dict[str, float]:
     )
     arguments: dict[str, Any] = {"epochs": EPOCHS, "verbose": 0, "callbacks": [clock]}
     if way == "numpy":
-        history = network.fit(inputs, table["y"], batch_size=BATCH, **arguments)
+        history = network.fit(inputs, table["y"], batch_size=batch, **arguments)
     elif way == "csv":
-        history = network.fit(_csv(directory, table), steps_per_epoch=rows // BATCH, **arguments)
+        history = network.fit(
+            _csv(directory, table, batch), steps_per_epoch=rows // batch, **arguments
+        )
     elif way == "generator":
-        history = network.fit(_generator(inputs, table["y"]), **arguments)
+        history = network.fit(_generator(inputs, table["y"], batch), **arguments)
     else:
         examples: Examples | StoredExamples = Examples(inputs, table["y"])
         if way == "stream":
             place = Path(tempfile.mkdtemp(dir=directory)) / "rows"
             examples = StoredExamples(place, inputs, table["y"])
             examples.append(inputs, table["y"])
-        data = shuffled_batches(examples, BATCH, 3, epoch, devices)
+        data = shuffled_batches(examples, batch, 3, epoch, devices)
         history = network.fit(data, shuffle=False, **arguments)
     seconds = [end - begin for begin, end in zip(times[::2], times[1::2], strict=True)]
     return {"speed": rows / min(seconds[1:]), "loss": history.history["loss"][-1]}
 
 
-def _csv(directory: Path, table: dict[str, Any]) -> Any:
+def _csv(directory: Path, table: dict[str, Any], batch: int) -> Any:
     """Returns what TensorFlow's guide to CSV files does."""
     import pyarrow as pa
     import pyarrow.csv
@@ -193,7 +204,7 @@ def _csv(directory: Path, table: dict[str, Any]) -> Any:
         pyarrow.csv.write_csv(pa.table(table), path)
     dataset = tf.data.experimental.make_csv_dataset(
         str(path),
-        BATCH,
+        batch,
         label_name="y",
         column_defaults=[tf.float32] * NUMBERS + [tf.int32] * CATEGORIES + [tf.float32],
     )
@@ -206,7 +217,7 @@ def _csv(directory: Path, table: dict[str, Any]) -> Any:
     return dataset.map(stacked).prefetch(tf.data.AUTOTUNE)
 
 
-def _generator(inputs: dict[str, Any], label: Any) -> Any:
+def _generator(inputs: dict[str, Any], label: Any, batch: int) -> Any:
     """Returns a shuffled dataset that asks Python for every row."""
     import tensorflow as tf
 
@@ -219,10 +230,10 @@ def _generator(inputs: dict[str, Any], label: Any) -> Any:
         tf.TensorSpec([], label.dtype),
     )
     dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
-    return dataset.shuffle(10_000).batch(BATCH).prefetch(tf.data.AUTOTUNE)
+    return dataset.shuffle(10_000).batch(batch).prefetch(tf.data.AUTOTUNE)
 
 
-def measure_memory(_: str, directory: Path, rows: int) -> dict[str, float]:
+def measure_memory(_: str, directory: Path, rows: int, batch: int) -> dict[str, float]:
     """Trains one epoch from Parquet with `train`, streamed; returns megabytes and seconds."""
     import pyarrow as pa
 
@@ -246,7 +257,7 @@ def measure_memory(_: str, directory: Path, rows: int) -> dict[str, float]:
     (place / "schema").write_text("")
     imports = _peak_megabytes()
     settings = TrainSettings(
-        "peak", "binary", epochs=1, batch_size=4096, input="stream",
+        "peak", "binary", epochs=1, batch_size=batch, input="stream",
         hyperparameters={"categorical": [f"c{i}" for i in range(CATEGORIES)]},
     )  # fmt: skip
     started = time.monotonic()

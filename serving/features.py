@@ -1,18 +1,18 @@
 """Features from the online store, looked up in the model server's own process.
 
 Feast's `get_online_features` works out again for every call what to read, and answers with a value
-however old it is. Here the plan is made once, each view is read with one call of the online store
-for a whole batch, and a value older than its view's ttl at the row's own moment is missing, as in
-training. A store that fails or does not answer in time is left alone for a while (`breaker`).
+however old it is. Here the plan is made once, each view is read once for a whole batch (all of them
+in one statement where the store is SQLite), and a value older than its view's ttl at the row's own
+moment is missing, as in training. A store that fails or does not answer in time is left alone for a
+while (`breaker`).
 """
 
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import ModelPackage
 from kfloop.serving.breaker import Breaker
 from kfloop.serving.feature_plan import Computed, Plan, View, make_plan
+from kfloop.serving.online_reads import Answer, Reader, feast_reader, sqlite_reader
 
 TIMEOUT_SECONDS = 0.5
 # Calls to a store that cannot be told to give up: so many may hang before the next ones wait.
@@ -39,10 +40,12 @@ VALUE_FIELDS = {
     ValueType.INT64: "int64_val",
     ValueType.BOOL: "bool_val",
 }
+PLAIN = {"double_val", "float_val", *VALUE_FIELDS.values()}
 LARGEST = {ValueType.INT32: 2**31, ValueType.INT64: 2**63}
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 Columns = Mapping[str, Sequence[Any]]
+Key = tuple[Any, ...]
 
 
 class FeaturesUnavailableError(RuntimeError):
@@ -99,7 +102,8 @@ class OnlineFeatures:
         config = self._plan.config.online_store
         self._kind = config.type
         if self._kind == "sqlite":
-            _require_file(Path(repo) / config.path)
+            self._file = Path(repo) / config.path
+            _require_file(self._file)
         elif self._kind == "redis":
             config.connection_string = _with_timeouts(config.connection_string, timeout)
         bounded = self._kind in ("sqlite", "redis")
@@ -139,31 +143,37 @@ class OnlineFeatures:
 
     def _read(self, rows: Columns, moments: Sequence[datetime]) -> Found:
         found = Found()
-        read = self._reader()
-        for view in self._plan.views:
-            columns, outcomes = _read_view(read, view, rows, moments)
+        views = self._plan.views
+        keys = [_keys(view, rows, len(moments)) for view in views]
+        places = [_places(view, one) for view, one in zip(views, keys, strict=True)]
+        entities = [_entity_keys(view, list(one)) for view, one in zip(views, places, strict=True)]
+        answers = self._reader()(entities)
+        for view, listed, place, answer in zip(views, keys, places, answers, strict=True):
+            columns, outcomes = _filled(view, listed, place, answer, moments)
             found.columns |= columns
             found.outcomes[view.name] = outcomes
         return found
 
-    def _reader(self) -> Callable[..., Any]:
+    def _reader(self) -> Reader:
         """Returns this thread's way to the store: SQLite connections are better not shared."""
         if not hasattr(self._local, "read"):
-            config = self._plan.config
-            store = get_provider(config).online_store
-            if self._kind == "sqlite":
-                # A writer that holds the lock longer than this counts as a failed store.
-                milliseconds = int(self._timeout * 1000)
-                store._get_conn(config).execute(f"PRAGMA busy_timeout = {milliseconds}")
-            elif self._kind == "redis":
-                from redis.backoff import NoBackoff
-                from redis.retry import Retry
-
-                # By default its client tries again for seconds; the breaker does that better.
-                store._get_client(config.online_store).set_retry(Retry(NoBackoff(), 0))
-            self._local.read = partial(store.online_read, config)
-        read: Callable[..., Any] = self._local.read
+            self._local.read = self._open()
+        read: Reader = self._local.read
         return read
+
+    def _open(self) -> Reader:
+        config = self._plan.config
+        views = [(view.table, view.features) for view in self._plan.views]
+        if self._kind == "sqlite":
+            return sqlite_reader(self._file, config, views, self._timeout)
+        store = get_provider(config).online_store
+        if self._kind == "redis":
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+
+            # By default its client tries again for seconds; the breaker does that better.
+            store._get_client(config.online_store).set_retry(Retry(NoBackoff(), 0))
+        return feast_reader(store, config, views)
 
     def _compute(self, rows: Columns, found: Found) -> None:
         known = {**rows, **found.columns}
@@ -179,12 +189,15 @@ class OnlineFeatures:
             found.columns |= {name: _plain(computed[name]) for name in view.features}
 
 
-def _read_view(
-    read: Callable[..., Any], view: View, rows: Columns, moments: Sequence[datetime]
-) -> tuple[dict[str, list[Any]], list[str]]:
+def _keys(view: View, rows: Columns, count: int) -> list[Key]:
+    """Returns the view's key of each row."""
     columns = [rows[key.column] for key in view.keys]
-    keys = list(zip(*columns, strict=True)) if columns else [()] * len(moments)
-    places: dict[tuple[Any, ...], int] = {}
+    return list(zip(*columns, strict=True)) if columns else [()] * count
+
+
+def _places(view: View, keys: list[Key]) -> dict[Key, int]:
+    """Returns the keys that the store is asked for, once each, with their place."""
+    places: dict[Key, int] = {}
     limits = [LARGEST.get(key.type) for key in view.keys]
     for key in keys:
         # A number that the store's type cannot hold is no entity of the store.
@@ -193,8 +206,17 @@ def _read_view(
             for limit, value in zip(limits, key, strict=True)
         ):
             places.setdefault(key, len(places))
-    entities = _entity_keys(view, list(places)) if places else []
-    answers = read(view.table, entities, list(view.features)) if entities else []
+    return places
+
+
+def _filled(
+    view: View,
+    keys: list[Key],
+    places: dict[Key, int],
+    answers: Sequence[Answer],
+    moments: Sequence[datetime],
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Returns the view's features of each row by name, and what became of each row."""
     stored = [_stored(view, *answer) for answer in answers]
     nothing = (None,) * len(view.features)
     values, outcomes = [], []
@@ -210,8 +232,8 @@ def _read_view(
     return dict(zip(view.features, map(list, by_feature), strict=True)), outcomes
 
 
-def _entity_keys(view: View, keys: list[tuple[Any, ...]]) -> list[EntityKey]:
-    if not view.keys:
+def _entity_keys(view: View, keys: list[Key]) -> list[EntityKey]:
+    if keys and not view.keys:
         dummy = Value(string_val=DUMMY_ENTITY_VAL)
         return [EntityKey(join_keys=[DUMMY_ENTITY_ID], entity_values=[dummy])]
     names = [key.name for key in view.keys]
@@ -237,7 +259,11 @@ def _stored(
 
 
 def _python(value: Value | None) -> Any:
-    found = None if value is None else feast_value_type_to_python_type(value)
+    kind = None if value is None else value.WhichOneof("val")
+    if kind is None:
+        return None
+    # Feast's own conversion looks for lists, maps and times first.
+    found = getattr(value, kind) if kind in PLAIN else feast_value_type_to_python_type(value)
     return None if found != found else found  # NaN counts as missing, as in training
 
 

@@ -22,6 +22,7 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.feast_import import import_feast
 from kfloop.components.contracts.inference_log import version_label
 from kfloop.components.contracts.model_package import ModelPackage, read_model_json
+from kfloop.components.contracts.runtime import load_graph
 from kfloop.serving import tracing
 from kfloop.serving.batching import Batcher
 from kfloop.serving.inputs import (
@@ -35,7 +36,6 @@ from kfloop.serving.inputs import (
     texts_of,
 )
 from kfloop.serving.metrics import ModelMetrics
-from kfloop.serving.runtime import load_graph
 
 DATATYPES = {"float": "FP32", "int": "INT64", "bool": "BOOL", "string": "BYTES"}
 # Two batches at a time: one is parsed while the graph, which needs no interpreter, runs the other.

@@ -58,7 +58,7 @@ class Section:
 
 
 # Other families in whose environments a family's tests start processes.
-NEEDS = {"deployment": ("serving",), "serving": ("training",)}
+NEEDS = {"deployment": ("serving",), "serving": ("training", "evaluation")}
 SECTIONS = (
     # The contracts need pyarrow, which the driver has not.
     Section("contracts", ("contracts",), "data"),

@@ -1,29 +1,25 @@
-"""Runs a model package over a table."""
+"""Runs a model package over a table, as the model server runs it."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-# Before TensorFlow is imported: its notices bury everything else, and oneDNN lets results depend on
-# how rows are batched, so that evaluation and serving would differ in the last digits.
+# Read when TensorFlow is imported, if it is: its notices bury everything else, and oneDNN lets
+# results depend on how rows are batched, so that evaluation and serving would differ in the last
+# digits.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import numpy as np
 import pyarrow as pa
-import tensorflow as tf
 
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path
 from kfloop.components.contracts.inference_log import MODEL_VERSION
 from kfloop.components.contracts.model_io import model_inputs, prediction_column
-from kfloop.components.contracts.model_package import (
-    PREDICTION,
-    SAVED_MODEL,
-    ModelPackage,
-    read_model_json,
-)
+from kfloop.components.contracts.model_package import PREDICTION, ModelPackage, read_model_json
+from kfloop.components.contracts.runtime import load_graph
 
 _ROWS_AT_ONCE = 65536
 
@@ -31,34 +27,39 @@ Scorer = Callable[[pa.Table], np.ndarray]
 
 
 def load_scorer(directory: str | Path, package: ModelPackage) -> Scorer:
-    """Loads a package's SavedModel as a function from rows to its output.
+    """Loads a package's graph as a function from rows to its output.
+
+    It is the ONNX copy where there is one, as in the model server: what is judged is what will
+    answer, and importing TensorFlow takes longer than most evaluations.
 
     The output is 1-D, or rows × classes for multiclass.
 
     Raises:
-        InputError: If the package holds no SavedModel.
+        InputError: If the package's graph cannot be used.
     """
-    path = Path(directory) / SAVED_MODEL
-    if not (path / "saved_model.pb").is_file():
-        raise InputError(f"The model package {directory} holds no SavedModel in {SAVED_MODEL}/.")
-    module = tf.saved_model.load(str(path))
+    graph = load_graph(str(directory), package, threads=os.cpu_count() or 1)
 
     def score(table: pa.Table) -> np.ndarray:
         inputs = model_inputs(table, package.features)
-        pieces = [
-            # Through the module, which the closure must hold: its variables die with it.
-            module.signatures["serving_default"](
-                **{
-                    name: tf.constant(values[start : start + _ROWS_AT_ONCE])
-                    for name, values in inputs.items()
-                }
-            )[package.output].numpy()
-            # One piece of no rows too, so that the output has its shape.
-            for start in range(0, max(table.num_rows, 1), _ROWS_AT_ONCE)
-        ]
-        return np.concatenate(pieces)
+        # One piece of no rows too, so that the output has its shape.
+        starts = range(0, max(table.num_rows, 1), _ROWS_AT_ONCE)
+        return np.concatenate(
+            [
+                graph(
+                    _stacked(inputs, graph.numbers, start, np.float32),
+                    _stacked(inputs, graph.texts, start, object),
+                )
+                for start in starts
+            ]
+        )
 
     return score
+
+
+def _stacked(inputs: dict[str, np.ndarray], names: list[str], start: int, kind: type) -> np.ndarray:
+    """Returns a piece of some columns as one array of shape [names, rows]."""
+    pieces = [inputs[name][start : start + _ROWS_AT_ONCE] for name in names]
+    return np.stack(pieces) if pieces else np.empty((0, 0), kind)
 
 
 def score_data(model_uri: str, dataset: str | Path, predictions: str | Path) -> dict[str, object]:

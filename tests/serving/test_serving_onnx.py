@@ -25,8 +25,8 @@ from kfloop.components.contracts.model_package import (
     REFERENCE,
     read_model_json,
 )
+from kfloop.components.contracts.runtime import load_graph
 from kfloop.pipelines.local import environments
-from kfloop.serving.runtime import load_graph
 
 TASKS = ("binary", "multiclass", "regression")
 # Missing, never seen, and as large as the server lets through.
@@ -95,6 +95,37 @@ def test_a_package_without_onnx_runs_on_tensorflow(packages: Any) -> None:
         load(packages["v1"], "onnx")
     with pytest.raises(InputError, match="'torch'; it must be 'onnx', 'tensorflow' or empty"):
         load(packages["v1"], "torch")
+
+
+SCORE = """
+import sys
+from kfloop.components.contracts.model_package import GOLDEN, read_model_json
+from kfloop.components.evaluation.score import load_scorer
+import numpy as np
+import pyarrow.parquet as pq
+
+for directory in sys.argv[1:]:
+    package = read_model_json(directory)
+    golden = pq.read_table(f"{directory}/{GOLDEN}")
+    scores = load_scorer(directory, package)(golden)
+    off = np.abs(scores - golden["prediction"].to_numpy()).max()
+    assert off < 1e-5, off
+    print("tensorflow" in sys.modules)
+"""
+
+
+def test_evaluation_scores_with_the_same_graph(trained: Any, tmp_path: Path) -> None:
+    without = shutil.copytree(trained["binary"], tmp_path / "without")
+    shutil.rmtree(without / Path(ONNX).parent)
+    evaluation = environments.ensure(["evaluation"])["evaluation"]
+    done = subprocess.run(
+        [str(evaluation.python), "-c", SCORE, str(trained["binary"]), str(without)],
+        env=environments.task_environment(evaluation),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "True"]
 
 
 def about_with(**changes: Any) -> Any:

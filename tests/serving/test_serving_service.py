@@ -397,7 +397,7 @@ def test_a_new_version_that_fails_to_load_leaves_the_old_one_serving(
     (damaged / "model.json").write_text((toy["packages"]["v1"] / "model.json").read_text())
     before = local_state.read_status(toy["directory"])
     local_state.apply_manifest(toy["directory"], manifest("toy", damaged, log=toy["log"]))
-    with pytest.raises(InputError, match="cannot be loaded as a SavedModel"):
+    with pytest.raises(InputError, match="holds no SavedModel"):
         local_state.wait_ready(toy["directory"])
     answer = toy["client"].post("/v1/models/toy:predict", json={"instances": ROWS})
     assert (answer.status_code, answer.headers["x-predictor"]) == (200, "v1")

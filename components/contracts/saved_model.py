@@ -5,6 +5,7 @@ array and all texts as another, and a traced function takes them apart in the gr
 operations on the same values, so the answers are the same to the last bit.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,13 @@ class SavedModel:
         Raises:
             InputError: If it is not a SavedModel with the contract's inputs and outputs.
         """
+        path = f"{directory}/{SAVED_MODEL}"
+        if not Path(path, "saved_model.pb").is_file():
+            raise InputError(
+                f"The model package {directory} holds no SavedModel in {SAVED_MODEL}/."
+            )
         import tensorflow as tf  # slow: only once the package is known to be readable
 
-        path = f"{directory}/{SAVED_MODEL}"
         try:
             # Kept: the signature holds only weak references to the variables.
             self._loaded = tf.saved_model.load(path)

@@ -31,13 +31,16 @@ class Runnable(Protocol):
         """Returns the graph's output for arrays of shape [names, rows]."""
 
 
-def load_graph(directory: str, package: ModelPackage, runtime: str = "") -> Runnable:
+def load_graph(
+    directory: str, package: ModelPackage, runtime: str = "", threads: int = 1
+) -> Runnable:
     """Loads a package's graph; the library of the other runtime is not imported.
 
     Args:
         directory: The model package.
         package: What its `model.json` says.
         runtime: `onnx`, `tensorflow`, or empty: ONNX if the package holds it.
+        threads: ONNX Runtime: how many work on one call.
 
     Raises:
         InputError: If there is no such runtime, or the package lacks what it runs.
@@ -51,9 +54,9 @@ def load_graph(directory: str, package: ModelPackage, runtime: str = "") -> Runn
             "of a runtime to the server."
         )
     if held and runtime != TENSORFLOW:
-        from kfloop.serving.onnx_model import OnnxModel
+        from kfloop.components.contracts.onnx_model import OnnxModel
 
-        return OnnxModel(directory, package)
-    from kfloop.serving.saved_model import SavedModel
+        return OnnxModel(directory, package, threads)
+    from kfloop.components.contracts.saved_model import SavedModel
 
     return SavedModel(directory, package)

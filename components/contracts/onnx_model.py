@@ -30,8 +30,14 @@ class OnnxModel:
 
     runtime = "ONNX Runtime"
 
-    def __init__(self, directory: str, package: ModelPackage) -> None:
+    def __init__(self, directory: str, package: ModelPackage, threads: int = 1) -> None:
         """Loads it.
+
+        Args:
+            directory: The model package.
+            package: What its `model.json` says.
+            threads: How many work on one call. One where several calls run at a time: more would
+                only wait for each other.
 
         Raises:
             InputError: If it is no ONNX, or of another model than `model.json` tells of.
@@ -39,8 +45,7 @@ class OnnxModel:
         path = Path(directory) / ONNX
         _require_same_model(Path(directory) / ONNX_ABOUT, package)
         options = onnxruntime.SessionOptions()
-        # The batcher runs several at a time; threads of one run's own would only wait for them.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3  # errors
         try:
             self._session = onnxruntime.InferenceSession(
