@@ -1,5 +1,6 @@
 """`kfloop simulate`: the closed loop over months of the past, beside two that do not decide."""
 
+import itertools
 import shutil
 import time
 from collections.abc import Iterator
@@ -217,7 +218,9 @@ def _score(
     described: Loop, base: Path, home: Path, lived: list[Month], console: Console
 ) -> RunRecord:
     trainings = []
-    for month in lived:
+    for month, trained in zip(lived, _trained_before(lived), strict=True):
+        if trained:
+            continue
         learned = _train_window(described, date.fromisoformat(month.since))
         trainings.append(
             {
@@ -235,6 +238,15 @@ def _score(
     return run_for_loop(
         "backtest", described, base, home, console, trainings=trainings, models=models, **window
     )
+
+
+def _trained_before(lived: list[Month]) -> list[str]:
+    """Returns for each month the model that the loop itself trained just before it, or "".
+
+    It is the one that training every month gives too: the same rows, the same seed.
+    """
+    uris = ["", *(month.model_uri for month in lived)]
+    return [uri if uri != before else "" for before, uri in itertools.pairwise(uris)]
 
 
 @dataclass(frozen=True)
@@ -274,7 +286,10 @@ def _report(
     curves = {
         OURS: [scores[month.model_uri, month.since[:7]] for month in lived],
         NEVER: [scores[first, month.since[:7]] for month in lived],
-        MONTHLY: [scores["", month.since[:7]] for month in lived],
+        MONTHLY: [
+            scores[uri, month.since[:7]]
+            for uri, month in zip(_trained_before(lived), lived, strict=True)
+        ],
     }
     retrained = sum(month.action == "retrain" for month in lived)
     trainings = {OURS: retrained, NEVER: 0, MONTHLY: len(lived)}

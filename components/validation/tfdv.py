@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
+from kfloop.components.validation.deferred import tensorflow_deferred
+
 
 class Precision(NamedTuple):
     """How finely the distribution of a number is measured.
@@ -39,7 +41,11 @@ OF_A_SLICE = Precision(20, 0.01)
 def tfdv() -> Any:
     """Returns the module `tensorflow_data_validation`, imported without its notes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(io.StringIO()),
+        tensorflow_deferred(),
+    ):
         warnings.simplefilter("ignore")
         import tensorflow_data_validation
 
