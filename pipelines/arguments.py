@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.loop import Loop
 from kfloop.pipelines.loop_sections import Source, Tuning
 
@@ -99,6 +100,10 @@ def _learning(loop: Loop, base: Path, state: Path) -> Arguments:
         "canary_minimum_requests": canary.minimum_requests,
         "canary_wait_seconds": canary.wait_seconds,
         "canary_replay": canary.replay,
+        "canary_source": canary.source,
+        "canary_prometheus_url": canary.prometheus_url,
+        "canary_prometheus_preset": canary.prometheus_preset,
+        "canary_prometheus_queries": canary.prometheus_queries,
         "predictor": loop.serving.predictor,
     }
 
@@ -130,9 +135,11 @@ def _training(loop: Loop, base: Path, state: Path) -> Arguments:
 
 def _monitoring(loop: Loop, base: Path, state: Path) -> Arguments:
     retraining = loop.monitoring.retraining
+    learning = _learning(loop, base, state)
     return {
         **_data(loop, base),
-        **_learning(loop, base, state),
+        **learning,
+        "inference_log": _log_to_read(loop, base) or learning["inference_log"],
         "label_keys": loop.label_keys,
         "window_days": loop.monitoring.window_days,
         "window_minimum_rows": loop.monitoring.minimum_rows,
@@ -157,6 +164,21 @@ def _monitoring(loop: Loop, base: Path, state: Path) -> Arguments:
         "ui_url": loop.monitoring.notify.ui_url,
         "notify_always": loop.monitoring.notify.always,
     }
+
+
+def _log_to_read(loop: Loop, base: Path) -> str:
+    """Returns where monitoring is told to read the log; empty for where requests are logged.
+
+    Raises:
+        InputError: If requests go to a payload logger, which cannot be read from.
+    """
+    written, read = loop.serving.inference_log, loop.monitoring.inference_log
+    if not read and written.startswith(("http://", "https://")):
+        raise InputError(
+            f"The payload logger {written} tells nothing back: name the directory that it writes "
+            "for the service, as the pods find it, in monitoring.inference_log."
+        )
+    return _uri(read, base)
 
 
 def _batch_scoring(loop: Loop, base: Path, state: Path) -> Arguments:

@@ -55,8 +55,6 @@ def backtest(
         trainings: `{since, train_until, at, until}` each: train on since <= time < train_until,
             evaluate on at <= time < until.
         models: `{model_uri, at, until}` each: evaluate a published model on at <= time < until.
-
-    The other parameters are the keys of `loop.yaml`; `kfloop.pipelines.loop` says what each means.
     """
     tables = always(ingest_data(sources=sources, until=until)).outputs["tables"]
     examples = transform_data(

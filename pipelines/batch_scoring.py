@@ -38,8 +38,6 @@ def batch_scoring(
     """Scores rows with the live model; the predictions are the output of `score-data`.
 
     With `export_to` they are written there too, in partitions that a second run replaces.
-
-    The parameters are the keys of `loop.yaml`; `kfloop.pipelines.loop` says what each one means.
     """
     live = always(describe_service(service=service, namespace=namespace))
     tables = always(ingest_data(sources=sources, until=until)).outputs["tables"]

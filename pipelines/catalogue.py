@@ -11,6 +11,7 @@ import yaml
 import kfloop.components
 from kfloop.components import FAMILIES, stability
 from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.descriptions import describe_parameters
 from kfloop.pipelines.local.pipeline_spec import load_documents
 from kfloop.pipelines.resources import RESOURCES, apply_resources
 
@@ -69,14 +70,15 @@ def compile_pipelines(directory: Path = COMPILED) -> Iterator[Path]:
         module = import_module(f"kfloop.pipelines.{name.replace('-', '_')}")
         target = directory / compiled_path(name).name
         compiler.Compiler().compile(getattr(module, name.replace("-", "_")), str(target))
-        _add_resources(target)
+        _complete(target)
         yield target
 
 
-def _add_resources(path: Path) -> None:
-    """Writes the table of resources into a compiled pipeline."""
+def _complete(path: Path) -> None:
+    """Writes the table of resources, and what each parameter means, into a compiled pipeline."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     about = "".join(line for line in lines if line.startswith("#"))
     documents = load_documents(path)
     apply_resources(documents, RESOURCES)
+    describe_parameters(documents[0])
     path.write_text(about + yaml.safe_dump_all(documents), encoding="utf-8")

@@ -331,6 +331,11 @@ class Canary(Section):
         minimum_requests: Fewest answers of the candidate at each step before it is judged.
         wait_seconds: Longest wait for them.
         replay: Whether recent requests are sent again when live traffic is too little.
+        source: Where its numbers are from: `log`, the inference log, `metrics`, each model
+            server's own, or `prometheus`. A payload logger's log cannot be asked.
+        prometheus_url: Address of the Prometheus server.
+        prometheus_preset: Whose metrics it holds.
+        prometheus_queries: PromQL templates in place of the preset's, by name.
     """
 
     percent: Annotated[int, Field(ge=1, le=99)] = 20
@@ -339,11 +344,17 @@ class Canary(Section):
     minimum_requests: Annotated[int, Field(ge=1)] = 200
     wait_seconds: Annotated[float, Field(ge=0)] = 20
     replay: bool = True
+    source: Literal["log", "metrics", "prometheus"] = "log"
+    prometheus_url: str = ""
+    prometheus_preset: Literal["kfloop", "knative", "knative-otel", "istio", "envoy"] = "kfloop"
+    prometheus_queries: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Canary":
         if self.steps is not None and "percent" in self.model_fields_set:
             raise ValueError("give steps or percent, not both")
+        if (self.source == "prometheus") != bool(self.prometheus_url):
+            raise ValueError("source: prometheus and prometheus_url go together")
         _as_value_error(percents_of, self.shares)
         return self
 
@@ -360,7 +371,8 @@ class Serving(Section):
         service: InferenceService name; the loop's name unless given.
         namespace: Kubernetes namespace; not used on a laptop.
         model_repository: Where versions are published; on a laptop `.kfloop/models` unless given.
-        inference_log: Where requests are logged; on a laptop `.kfloop/inference-log` unless given.
+        inference_log: Where requests are logged; on a laptop `.kfloop/inference-log` unless given,
+            on a cluster the address of the payload logger.
         canary: How a candidate is tried.
         resources: `requests` and `limits` (`cpu`, `memory`) and `gpu`, the number of GPUs. These
             and those below have no effect on a laptop.
@@ -391,6 +403,12 @@ class Serving(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Serving":
+        logger = self.inference_log.startswith(("http://", "https://"))
+        if logger and self.canary.shares and self.canary.source == "log":
+            raise ValueError(
+                f"the payload logger {self.inference_log} tells nothing back, so say by what a "
+                "canary is judged: canary.source prometheus, or metrics"
+            )
         _as_value_error(predictor_options, self.predictor)
         return self
 
@@ -455,6 +473,8 @@ class Monitoring(Section):
         performance: Metric to `{maximum_drop: x}`: how much worse than at release is too much.
         label_maturity_days: How many days a label may take; until then a prediction without one
             is not counted as unlabelled.
+        inference_log: Where the log is read; `serving.inference_log` unless given. With a payload
+            logger, its directory for the service on the volume that it writes.
         retraining: When and on what the loop retrains.
         drift_history: File that remembers how far each window was from the reference, for the
             trend on the page; on a laptop in `.kfloop/monitoring` unless given.
@@ -468,6 +488,7 @@ class Monitoring(Section):
     minimum_rows: Annotated[int, Field(ge=1)] = 200
     performance: Limits = {}
     label_maturity_days: Annotated[float, Field(ge=0)] = 0
+    inference_log: str = ""
     retraining: Retraining = Retraining()
     drift_history: str = ""
     outlier_scores: bool = False

@@ -132,11 +132,16 @@ def monitoring(
     canary_minimum_requests: int = 200,
     canary_wait_seconds: float = 60.0,
     canary_replay: bool = True,
+    canary_source: str = "log",
+    canary_prometheus_url: str = "",
+    canary_prometheus_preset: str = "kfloop",
+    canary_prometheus_queries: Dict = {},
     predictor: Dict = {},
 ):
     """Monitors a service and retrains it.
 
-    The parameters are the keys of `loop.yaml`; `kfloop.pipelines.loop` says what each one means.
+    Args:
+        outlier_scores: Whether each request gets a score of how unlike the training data it is.
     """
     told = always(
         notify(
@@ -346,13 +351,19 @@ def monitoring(
                     service=service,
                     namespace=namespace,
                     model_repository=model_repository,
-                    inference_log=inference_log,
+                    # New versions log where the live one does; what is read here may be the volume
+                    # behind a payload logger's address.
+                    inference_log="",
                     registry=registry,
                     canary_steps=canary_steps,
                     canary_bake_seconds=canary_bake_seconds,
                     canary_minimum_requests=canary_minimum_requests,
                     canary_wait_seconds=canary_wait_seconds,
                     canary_replay=canary_replay,
+                    canary_source=canary_source,
+                    canary_prometheus_url=canary_prometheus_url,
+                    canary_prometheus_preset=canary_prometheus_preset,
+                    canary_prometheus_queries=canary_prometheus_queries,
                     predictor=predictor,
                     gate_decision=candidate.outputs["decision"],
                 )

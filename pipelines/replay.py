@@ -33,10 +33,7 @@ def replay(
     batch_size: int = 10,
     namespace: str = "",
 ):
-    """Replays a window of the sources against a service.
-
-    The parameters are the keys of `loop.yaml`; `kfloop.pipelines.loop` says what each one means.
-    """
+    """Replays a window of the sources against a service."""
     tables = always(ingest_data(sources=sources, until=until)).outputs["tables"]
     examples = transform_data(
         tables=tables, query=examples_query, timestamp=timestamp, since=since, until=until

@@ -20,17 +20,7 @@ def rollback(
     registry: str = "",
     dry_run: bool = False,
 ):
-    """Rolls a service back; its deployment record says to what.
-
-    Args:
-        service: InferenceService name.
-        reason: Why; it is kept in the deployment record.
-        namespace: Kubernetes namespace; not used on a laptop.
-        model_uri: The version to get away from; empty: the newest one.
-        name: Model name.
-        registry: As in the loop file.
-        dry_run: Print what would change, and change nothing.
-    """
+    """Rolls a service back; its deployment record says to what."""
     undone = always(
         roll_back_model(
             service=service,

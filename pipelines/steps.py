@@ -111,7 +111,12 @@ def train_candidate(
         ("evaluation", dsl.Artifact),
     ],
 ):
-    """From sources to a judged model: ingest, validate, features, train, evaluate, gate."""
+    """From sources to a judged model: ingest, validate, features, train, evaluate, gate.
+
+    Args:
+        accelerator_type: Kubernetes resource of the training task's accelerators.
+        accelerator_count: How many accelerators the training task gets; 0 for none.
+    """
     tables = always(ingest_data(sources=sources, until=until)).outputs["tables"]
     examples = transform_data(
         tables=tables, query=examples_query, timestamp=timestamp, since=since, until=until
@@ -287,6 +292,10 @@ def roll_out(
     canary_minimum_requests: int,
     canary_wait_seconds: float,
     canary_replay: bool,
+    canary_source: str,
+    canary_prometheus_url: str,
+    canary_prometheus_preset: str,
+    canary_prometheus_queries: Dict,
     predictor: Dict,
     gate_decision: str,
 ):
@@ -314,6 +323,10 @@ def roll_out(
             minimum_requests=canary_minimum_requests,
             wait_seconds=canary_wait_seconds,
             replay=canary_replay,
+            source=canary_source,
+            prometheus_url=canary_prometheus_url,
+            prometheus_preset=canary_prometheus_preset,
+            prometheus_queries=canary_prometheus_queries,
             predictor=predictor,
             run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             gate_decision=gate_decision,

@@ -87,12 +87,13 @@ def training(
     canary_minimum_requests: int = 200,
     canary_wait_seconds: float = 60.0,
     canary_replay: bool = True,
+    canary_source: str = "log",
+    canary_prometheus_url: str = "",
+    canary_prometheus_preset: str = "kfloop",
+    canary_prometheus_queries: Dict = {},
     predictor: Dict = {},
 ):
-    """Trains a model and rolls it out when the gate passes it.
-
-    The parameters are the keys of `loop.yaml`; `kfloop.pipelines.loop` says what each one means.
-    """
+    """Trains a model and rolls it out when the gate passes it."""
     candidate = train_candidate(
         name=name,
         task=task,
@@ -177,6 +178,10 @@ def training(
             canary_minimum_requests=canary_minimum_requests,
             canary_wait_seconds=canary_wait_seconds,
             canary_replay=canary_replay,
+            canary_source=canary_source,
+            canary_prometheus_url=canary_prometheus_url,
+            canary_prometheus_preset=canary_prometheus_preset,
+            canary_prometheus_queries=canary_prometheus_queries,
             predictor=predictor,
             gate_decision=candidate.outputs["decision"],
         )

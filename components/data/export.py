@@ -1,4 +1,4 @@
-"""A dataset for others to read: Parquet files in Hive partitions, at a path or at gs://."""
+"""A dataset for others to read: Parquet files in Hive partitions, at a path, gs:// or s3://."""
 
 import base64
 import filecmp
@@ -19,6 +19,8 @@ from kfloop.components.contracts.environment import expand
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path, new_directory, write_json
 from kfloop.components.data import duck
+from kfloop.components.data.checksums import checksum
+from kfloop.components.data.storage import SCHEMES, StoredObject, open_store
 
 # Hive's folder for a missing value.
 MISSING = "__HIVE_DEFAULT_PARTITION__"
@@ -37,7 +39,8 @@ class Partition:
     Attributes:
         path: Its folder relative to the export; empty when there are no partitions.
         rows: Its rows.
-        files: What was written: `uri`, `bytes`, and at gs:// `generation`.
+        files: What was written: `uri`, `bytes`, and what a store tells of it, such as `generation`
+            or `version_id`.
         replaced: The URIs of what was there before and is gone.
     """
 
@@ -62,20 +65,20 @@ def export(
 
     A second run with the same rows leaves the same files; with other rows it replaces the
     partitions that it has rows for, and touches nothing else. On a path each partition appears at
-    once. At gs:// the new objects are written before the replaced ones are deleted: a reader in
+    once. At a store the new objects are written before the replaced ones are deleted: a reader in
     between sees both, and a run that died in between is put right by the next one.
 
     Args:
         dataset: Dataset to export.
-        uri: Folder to write into: a path, file:// or gs://bucket/folder. `${NAME}` in it stands
-            for an environment variable.
+        uri: Folder to write into: a path, file://, gs://bucket/folder or s3://bucket/folder.
+            `${NAME}` in it stands for an environment variable.
         receipt: JSON file to write: `uri`, and `partitions` with what was written and replaced.
         partition_by: Columns whose values make the folders `column=value`, outermost first. Empty
             for the day (UTC) of `timestamp` as `date=2024-01-01`, or, without a timestamp, for one
             folder without partitions.
         timestamp: Column of times, used without `partition_by`.
-        workers: How many requests to gs:// run at the same time.
-        retry_seconds: How long one request to gs:// is tried again while the store is busy.
+        workers: How many requests to an object store run at the same time.
+        retry_seconds: How long one request is tried again while the store is busy.
         memory_limit: Most memory DuckDB uses, see `duck.connect`.
         temp_directory: Where files are made first, and where DuckDB spills.
 
@@ -90,7 +93,7 @@ def export(
     place = expand(uri, "The export").rstrip("/")
     keys = list(partition_by or [])
     require_columns(dataset, [*keys, *([timestamp] if timestamp and not keys else [])])
-    to_store = place.startswith("gs://")
+    to_store = place.partition("://")[0] in SCHEMES
     root = None if to_store else local_path(place, "The export")
     if root:
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -225,9 +228,7 @@ def _require_own(place: str, names: Sequence[str]) -> None:
 
 
 def _to_store(made: list[_Made], place: str, workers: int, retry_seconds: float) -> list[Partition]:
-    from kfloop.components.data.storage import Store, StoredObject, checksum
-
-    store = Store(workers, retry_seconds)
+    store = open_store(place.partition("://")[0], workers, retry_seconds)
     folders = [f"{place}/{each.path}/" if each.path else f"{place}/" for each in made]
     before: list[list[StoredObject]] = store.each(store.list_folder, folders)
     for folder, objects in zip(folders, before, strict=True):
@@ -246,10 +247,8 @@ def _to_store(made: list[_Made], place: str, workers: int, retry_seconds: float)
         new = list(islice(uploaded, len(each.files)))
         names = {one.name for one in new}
         old = [one for one in objects if one.name not in names]
-        files = [
-            {"uri": one.uri, "bytes": one.size, "generation": str(one.generation)} for one in new
-        ]
-        written.append(Partition(each.path, each.rows, files, [one.uri for one in old]))
+        told = [one.told for one in new]
+        written.append(Partition(each.path, each.rows, told, [one.uri for one in old]))
         replaced += old
     # Only now: until all is written, nothing is taken away.
     store.each(store.delete, replaced)

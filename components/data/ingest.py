@@ -1,4 +1,4 @@
-"""Sources become tables: Parquet, CSV and JSON lines from paths and gs://, rows of databases.
+"""Sources become tables: Parquet, CSV, JSON lines from paths, gs:// and s3://, rows of databases.
 
 On a laptop a step's cache is keyed by the bytes of its input, so what follows runs again exactly
 when the fingerprint here is another one. On a cluster KFP keys its cache by the identity of the
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 import duckdb
@@ -25,9 +25,7 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import new_directory
 from kfloop.components.data import duck
 from kfloop.components.data.names import require_table_name
-
-if TYPE_CHECKING:
-    from kfloop.components.data.storage import Store
+from kfloop.components.data.storage import SCHEMES, Store, open_store, split_uri
 
 EXTENSIONS = {
     "parquet": (".parquet",),
@@ -66,8 +64,8 @@ class Fetched:
     Attributes:
         root: What the files lie below; `key=value` folders below it are columns.
         files: The files, in the order of their names.
-        told: What identifies each: `uri`, `bytes`, and `sha256`, or `crc32c` with the store's
-            `generation` and `etag`.
+        told: What identifies each: `uri`, `bytes`, and `sha256`, or what a store tells of it, see
+            `StoredObject.told`.
     """
 
     root: Path
@@ -91,23 +89,23 @@ def ingest(
     Args:
         sources: `name` (the table), `uri`, and where needed `format` (parquet, csv or jsonl; by
             default from the extension) and `timestamp` (a column; without it the window does not
-            apply to the source). The uri is a file, a folder or a glob (a plain path, file:// or
-            gs://), or, with a `query`, SQLAlchemy's URL of a database. `${NAME}` in it stands for
-            an environment variable.
+            apply to the source). The uri is a file, a folder or a glob (a plain path, file://,
+            gs:// or s3://), or, with a `query`, SQLAlchemy's URL of a database. `${NAME}` in it
+            stands for an environment variable.
         path: The directory of tables to write.
         since: Start of the window, ISO 8601, inclusive; empty for no start.
         until: End of the window, ISO 8601, exclusive; empty for no end.
-        workers: How many requests to gs:// run at the same time.
-        retry_seconds: How long one request to gs:// is tried again while the store is busy.
-        download_directory: Where downloads from gs:// are kept, so that a step that was killed
-            goes on where it was; empty to keep nothing.
+        workers: How many requests to an object store run at the same time.
+        retry_seconds: How long one request is tried again while the store is busy.
+        download_directory: Where downloads are kept, so that a step that was killed goes on where
+            it was; empty to keep nothing.
         memory_limit: Most memory DuckDB uses, see `duck.connect`.
         temp_directory: Where it spills, see `duck.connect`.
 
     Returns:
         `sources` (a list with name, uri, format, file_count, bytes, digest, files and rows of
         each), `tables` (rows by name) and `fingerprint`, which depends on the rows and nothing
-        else: not on times, paths or generations.
+        else: not on times, paths or versions.
 
     Raises:
         InputError: If a source is not understood, is not there, cannot be read or has no rows.
@@ -121,11 +119,8 @@ def ingest(
         raise InputError(f"The source {', '.join(twice)} is given twice; name each source once.")
 
     @cache
-    def store() -> "Store":
-        # Needed only by sources at gs://, and half a second to import.
-        from kfloop.components.data.storage import Store
-
-        return Store(workers, retry_seconds)
+    def store(scheme: str) -> Store:
+        return open_store(scheme, workers, retry_seconds)
 
     with (
         new_directory(path) as directory,
@@ -184,7 +179,7 @@ def _fetch(
     until: str,
     scratch: Path,
     kept: Path,
-    store: "Callable[[], Store]",
+    store: Callable[[str], Store],
 ) -> Fetched:
     if source.query:
         from kfloop.components.data.database import read_query
@@ -199,23 +194,24 @@ def _fetch(
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         return _local(source, Path(unquote(rest) if separator else uri))
-    if scheme == "gs":
-        return _stored(source, uri, kept, store())
+    if scheme in SCHEMES:
+        return _stored(source, uri, kept, store(scheme))
     raise InputError(
-        f"The source {source.name!r} is at {scheme}://, which is neither a path nor gs://; "
-        "if it is a database, give it a query."
+        f"The source {source.name!r} is at {scheme}://, which is neither a path nor gs:// or "
+        "s3://; if it is a database, give it a query."
     )
 
 
-def _stored(source: Source, uri: str, directory: Path, store: "Store") -> Fetched:
+def _stored(source: Source, uri: str, directory: Path, store: Store) -> Fetched:
     found = [each for each in store.find(uri) if _is_data(uri, each.name.rsplit("/", 1)[-1])]
     if not found:
         raise InputError(_nothing_there(source))
     size = sum(each.size for each in found)
     told_size = f"{len(found)} objects, {size / 1e6:,.1f} MB"
     print(f"{source.name}: {told_size} at {source.uri}", flush=True)
+    found = store.pin(found)
     files = store.download(found, directory)
-    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    _, bucket, name = split_uri(uri)
     if [each.name for each in found] == [name]:
         root = files[0].parent
     else:
@@ -225,17 +221,7 @@ def _stored(source: Source, uri: str, directory: Path, store: "Store") -> Fetche
             )
         )
         root = Path(*files[0].parts[: len(directory.parts) + len(fixed)])
-    told = [
-        {
-            "uri": each.uri,
-            "bytes": each.size,
-            "generation": str(each.generation),
-            "etag": each.etag,
-            "crc32c": each.crc32c,
-        }
-        for each in found
-    ]
-    return Fetched(root, files, told)
+    return Fetched(root, files, [each.told for each in found])
 
 
 def _is_data(uri: str, name: str) -> bool:
@@ -345,7 +331,7 @@ def _no_rows(source: Source, since: str, until: str) -> str:
 
 
 def _describe(source: Source, kind: str, fetched: Fetched, rows: int) -> dict[str, Any]:
-    identities = [str(file.get("sha256") or file.get("crc32c")) for file in fetched.told]
+    identities = [_identity(file) for file in fetched.told]
     told: dict[str, Any] = {"name": source.name, "uri": source.uri, "format": kind, "rows": rows}
     if source.query:
         # What identifies the rows is the fingerprint: a database has no generation to tell.
@@ -356,6 +342,11 @@ def _describe(source: Source, kind: str, fetched: Fetched, rows: int) -> dict[st
         "digest": hashlib.sha256("\n".join(identities).encode()).hexdigest(),
         "files": fetched.told[:TOLD_FILES],
     }
+
+
+def _identity(told: dict[str, Any]) -> str:
+    known = (told.get(name) for name in ("sha256", "crc32c", "etag"))
+    return next(str(value) for value in known if value)
 
 
 def _sha256(file: Path) -> str:

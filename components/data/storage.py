@@ -1,33 +1,24 @@
-"""Objects at gs://: found with their generation, read in parallel pieces, checked whole.
+"""Objects at gs:// and s3://: found with their version, read in parallel pieces, checked whole.
 
-Credentials are the Application Default Credentials of the step; on a cluster, of its service
-account. `STORAGE_EMULATOR_HOST` sends everything to an emulator instead, without credentials.
+What is particular to one store is a `Service`: `google_storage` and `s3_storage` are the two.
 """
 
-import base64
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote
-
-import google_crc32c
-import requests
-from google.api_core import exceptions as api_exceptions
-from google.auth import exceptions as auth_exceptions
-from google.cloud.exceptions import GoogleCloudError
-from google.cloud.storage import Client
-from google.cloud.storage.retry import DEFAULT_RETRY
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_json
+from kfloop.components.data.checksums import checksum
 
-SCHEME = "gs://"
+SCHEMES = ("gs", "s3")
 # Large enough that a round trip costs little, small enough that a lost connection does.
 PIECE_BYTES = 32 << 20
 WORKERS = 8
@@ -36,56 +27,124 @@ RETRY_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One generation of one object.
+    """One content of one object.
 
     Attributes:
+        scheme: Of its URI, `gs` or `s3`.
         bucket: Its bucket.
         name: Its name in the bucket.
-        generation: Which content of that name it is; a name that is written again gets another.
-        etag: The store's own tag of that content and its metadata.
+        version: Which content of that name it is; a name that is written again gets another. At
+            s3:// empty where the bucket keeps no versions: there the `etag` tells it.
+        etag: The store's own tag of that content.
         size: Stored bytes.
-        crc32c: Checksum of the stored bytes, in base64.
+        algorithm: What `checksum` is, a key of `checksums.ALGORITHMS`; empty if the store tells
+            none that can be compared.
+        checksum: Checksum of the stored bytes, as `checksums.checksum` spells it.
+        part_bytes: If it is one of the checksums of parts, how long those are; else 0.
         encoding: Content-Encoding, for example `gzip`; usually empty.
     """
 
+    scheme: str
     bucket: str
     name: str
-    generation: int
+    version: str
     etag: str
     size: int
-    crc32c: str
+    algorithm: str = ""
+    checksum: str = ""
+    part_bytes: int = 0
     encoding: str = ""
 
     @property
     def uri(self) -> str:
         """Where it is."""
-        return f"{SCHEME}{self.bucket}/{self.name}"
+        return f"{self.scheme}://{self.bucket}/{self.name}"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What identifies it, for metadata."""
+        told: dict[str, Any] = {"uri": self.uri, "bytes": self.size}
+        if self.version:
+            told["generation" if self.scheme == "gs" else "version_id"] = self.version
+        told["etag"] = self.etag
+        return told | ({self.algorithm: self.checksum} if self.algorithm else {})
+
+    def is_content_of(self, file: Path) -> bool:
+        """Tells whether a file has this content, as far as the store's checksum shows it."""
+        if not self.algorithm:
+            return False
+        return checksum(file, self.algorithm, self.part_bytes) == self.checksum
 
 
-class Store:
-    """A client of the object store that gives up after a while and then says why.
+class Service(Protocol):
+    """What one kind of store does; every call is tried again while the store is busy."""
+
+    scheme: str
+
+    def get(self, bucket: str, name: str) -> StoredObject | None:
+        """Returns an object as it is now, or None."""
+
+    def list(self, bucket: str, prefix: str) -> Iterable[StoredObject]:
+        """Yields the objects whose names start with `prefix`."""
+
+    def pin(self, found: StoredObject) -> StoredObject:
+        """Completes what a listing left out, of the very content that it listed."""
+
+    def read(self, found: StoredObject, end: int, file: BinaryIO) -> None:
+        """Writes stored bytes of this content: from the file's position, before `end`."""
+
+    def add(self, file: Path, bucket: str, name: str) -> StoredObject | None:
+        """Writes a new object; None if the name is taken."""
+
+    def delete(self, found: StoredObject) -> bool:
+        """Deletes this content, if it is there; returns False if there is another one."""
+
+    def explained(self, uri: str, pinned: bool = False) -> AbstractContextManager[None]:
+        """Turns an error of the store into an InputError of one sentence.
+
+        Args:
+            uri: What it is about.
+            pinned: Whether one content was asked for: what is not there was there before.
+        """
+
+
+def open_store(
+    scheme: str, workers: int = WORKERS, retry_seconds: float = RETRY_SECONDS
+) -> "Store":
+    """Returns a client of the store of a scheme.
 
     Args:
+        scheme: `gs` or `s3`.
         workers: How many requests run at the same time.
         retry_seconds: How long one request is tried again, with growing pauses, while the store
             answers 408, 429 or 5xx or the connection breaks.
 
     Raises:
-        InputError: If there are no credentials.
+        InputError: If there are no credentials, or the settings of the client are wrong.
+    """
+    if workers < 1:
+        raise InputError(f"workers is {workers}; give at least 1.")
+    # Each is half a second to import, and few need both.
+    if scheme == "s3":
+        from kfloop.components.data.s3_storage import S3Storage
+
+        return Store(S3Storage(workers, retry_seconds), workers)
+    from kfloop.components.data.google_storage import GoogleStorage
+
+    return Store(GoogleStorage(workers, retry_seconds), workers)
+
+
+class Store:
+    """An object store, with several requests at a time.
+
+    Args:
+        service: Which one.
+        workers: How many requests run at the same time.
     """
 
-    def __init__(self, workers: int = WORKERS, retry_seconds: float = RETRY_SECONDS) -> None:
-        if workers < 1:
-            raise InputError(f"workers is {workers}; give at least 1.")
+    def __init__(self, service: Service, workers: int) -> None:
+        self.service = service
         self.workers = workers
-        self.retry = DEFAULT_RETRY.with_timeout(retry_seconds)
-        with explained("Google Cloud Storage"):
-            self.client = Client()
-            transport = self.client._http
-        # As many connections as threads: requests keeps ten, and drops the others with a warning.
-        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=workers)
-        transport.mount("https://", adapter)
-        transport.mount("http://", adapter)
 
     def find(self, uri: str) -> list[StoredObject]:
         """Returns the objects that a URI names, by name: one object, a folder or a glob.
@@ -93,50 +152,63 @@ class Store:
         Raises:
             InputError: If the store cannot be asked.
         """
-        bucket, name = split_uri(uri)
-        with explained(uri):
-            if not re.search(r"[*?\[]", name):
-                if name and not name.endswith("/"):
-                    blob = self.client.bucket(bucket).get_blob(name, retry=self.retry)
-                    if blob is not None:
-                        return [_stored(blob)]
-                    name += "/"
-                return self.list_folder(f"{SCHEME}{bucket}/{name}")
-            fixed = re.split(r"[*?\[]", name, maxsplit=1)[0]
-            pattern = re.compile(_glob_to_regex(name))
-            return [
-                found
-                for found in self.list_folder(f"{SCHEME}{bucket}/{fixed}")
-                if pattern.fullmatch(found.name)
-            ]
+        scheme, bucket, name = split_uri(uri)
+        if not re.search(r"[*?\[]", name):
+            if name and not name.endswith("/"):
+                with self.service.explained(uri):
+                    one = self.service.get(bucket, name)
+                if one is not None:
+                    return [one]
+                name += "/"
+            return self.list_folder(f"{scheme}://{bucket}/{name}")
+        fixed = re.split(r"[*?\[]", name, maxsplit=1)[0]
+        pattern = re.compile(_glob_to_regex(name))
+        return [
+            found
+            for found in self.list_folder(f"{scheme}://{bucket}/{fixed}")
+            if pattern.fullmatch(found.name)
+        ]
 
     def list_folder(self, uri: str) -> list[StoredObject]:
         """Returns every object whose URI starts with `uri`, by name."""
-        bucket, prefix = split_uri(uri)
-        with explained(uri):
-            blobs = self.client.list_blobs(bucket, prefix=prefix, retry=self.retry)
-            # A name that ends in / stands for a folder; it has no content.
-            return sorted(
-                (_stored(blob) for blob in blobs if not blob.name.endswith("/")),
-                key=lambda found: found.name,
-            )
+        _, bucket, prefix = split_uri(uri)
+        with self.service.explained(uri):
+            listed = list(self.service.list(bucket, prefix))
+        # A name that ends in / stands for a folder; it has no content.
+        return sorted(
+            (found for found in listed if not found.name.endswith("/")),
+            key=lambda found: found.name,
+        )
+
+    def pin(self, objects: Sequence[StoredObject]) -> list[StoredObject]:
+        """Completes what a listing leaves out: versions and checksums.
+
+        Raises:
+            InputError: If an object was overwritten or deleted since it was listed.
+        """
+
+        def pin(found: StoredObject) -> StoredObject:
+            with self.service.explained(found.uri, pinned=True):
+                return self.service.pin(found)
+
+        return self.each(pin, objects)
 
     def download(self, objects: Sequence[StoredObject], directory: Path) -> list[Path]:
         """Fetches objects and returns their files, in the same order.
 
         A piece whose connection breaks goes on from its last byte. Pieces that are there already,
         from a try that was interrupted, are not fetched again; the whole file's checksum is
-        compared in any case. All requests name the generation, so a file is of one content.
+        compared in any case. All requests name the version, so a file is of one content.
 
         Args:
-            objects: What to fetch.
+            objects: What to fetch, pinned.
             directory: Where to; files lie below it as the objects lie in their bucket.
 
         Raises:
             InputError: If an object is gone or was overwritten meanwhile, arrived damaged, or
                 could not be had in time. No file is left under its final name then.
         """
-        downloads = [_Download(self, found, directory) for found in objects]
+        downloads = [_Download(self.service, found, directory) for found in objects]
         self._together(
             [work for download in downloads if not download.done for work in download.pieces()]
         )
@@ -152,45 +224,29 @@ class Store:
         Raises:
             InputError: If the name is taken by other content, or it cannot be written.
         """
-        bucket, name = split_uri(uri)
-        blob = self.client.bucket(bucket).blob(name)
-        with explained(uri):
-            try:
-                # A generation of 0 means: only if there is none. That also makes it safe to repeat.
-                blob.upload_from_filename(
-                    str(file),
-                    content_type="application/octet-stream",
-                    if_generation_match=0,
-                    checksum="crc32c",
-                    retry=self.retry,
-                )
-            except api_exceptions.PreconditionFailed:
-                blob = self.client.bucket(bucket).get_blob(name, retry=self.retry)
-                if blob is None or blob.crc32c != checksum(file):
+        _, bucket, name = split_uri(uri)
+        with self.service.explained(uri):
+            stored = self.service.add(file, bucket, name)
+            if stored is None:
+                stored = self.service.get(bucket, name)
+                if stored is None or not stored.is_content_of(file):
                     raise InputError(
                         f"{uri} was written by somebody else meanwhile; run the step again."
-                    ) from None
-            else:
-                blob.reload(retry=self.retry)
-        return _stored(blob)
+                    )
+        return stored
 
     def delete(self, found: StoredObject) -> None:
-        """Deletes this generation of an object; one that is gone already is fine.
+        """Deletes this content of an object; one that is gone already is fine.
 
         Raises:
             InputError: If it was overwritten meanwhile, or cannot be deleted.
         """
-        blob = self.client.bucket(found.bucket).blob(found.name)
-        with explained(found.uri):
-            try:
-                blob.delete(if_generation_match=found.generation, retry=self.retry)
-            except api_exceptions.NotFound:
-                return
-            except api_exceptions.PreconditionFailed:
+        with self.service.explained(found.uri):
+            if not self.service.delete(found):
                 raise InputError(
                     f"{found.uri} was overwritten by somebody else meanwhile, so it was left "
                     "alone; run the step again."
-                ) from None
+                )
 
     def each(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """Does something for every item, several at a time, and returns what it gave."""
@@ -211,21 +267,22 @@ class Store:
 class _Download:
     """One object on its way to a file: pieces at their places in `<file>.partial`."""
 
-    def __init__(self, store: Store, found: StoredObject, directory: Path) -> None:
-        self.store = store
+    def __init__(self, service: Service, found: StoredObject, directory: Path) -> None:
+        self.service = service
         self.found = found
         suffix = ".gz" if found.encoding == "gzip" and not found.name.endswith(".gz") else ""
         path = "/".join(map(_file_name, found.name.split("/"))) + suffix
         self.target = directory / found.bucket / path
-        self.partial = self.target.with_name(f".{self.target.name}.{found.generation}.partial")
+        content = _file_name(found.version or found.etag)
+        self.partial = self.target.with_name(f".{self.target.name}.{content}.partial")
         self.record = self.partial.with_suffix(".pieces")
         self.lock = threading.Lock()
         self.have = self._have()
 
     @property
     def done(self) -> bool:
-        """Whether the file is there, of this generation."""
-        return self.target.is_file() and checksum(self.target) == self.found.crc32c
+        """Whether the file is there, of this content."""
+        return self.target.is_file() and self.found.is_content_of(self.target)
 
     def _have(self) -> set[int]:
         if self.partial.is_file() and self.record.is_file():
@@ -246,20 +303,10 @@ class _Download:
 
     def _fetch(self, start: int) -> None:
         end = min(start + PIECE_BYTES, self.found.size)
-        bucket = self.store.client.bucket(self.found.bucket)
-        blob = bucket.blob(self.found.name, generation=self.found.generation)
-        with self.partial.open("r+b") as file, explained(self.found.uri, pinned=True):
+        with self.partial.open("r+b") as file:
             file.seek(start)
-            blob.download_to_file(
-                file,
-                start=start,
-                end=end - 1,
-                # As stored: what was compressed stays so, and pieces of it fit together.
-                raw_download=True,
-                # The store tells no checksum of a piece; the whole is checked at the end.
-                checksum=None,
-                retry=self.store.retry,
-            )
+            with self.service.explained(self.found.uri, pinned=True):
+                self.service.read(self.found, end, file)
             got = file.tell() - start
         if got != end - start:
             raise InputError(
@@ -274,56 +321,16 @@ class _Download:
         """Compares the checksum and gives the file its name."""
         if not self.partial.is_file():
             return
-        found = checksum(self.partial)
+        found, algorithm = self.found, self.found.algorithm
         self.record.unlink(missing_ok=True)
-        if found != self.found.crc32c:
+        if algorithm and not found.is_content_of(self.partial):
+            got = checksum(self.partial, algorithm, found.part_bytes)
             self.partial.unlink()
             raise InputError(
-                f"{self.found.uri} arrived damaged: its crc32c is {found}, the store says "
-                f"{self.found.crc32c}; run the step again."
+                f"{found.uri} arrived damaged: its {algorithm} is {got}, the store says "
+                f"{found.checksum}; run the step again."
             )
         self.partial.replace(self.target)
-
-
-@contextmanager
-def explained(uri: str, pinned: bool = False) -> Iterator[None]:
-    """Turns an error of the object store into an InputError of one sentence.
-
-    Args:
-        uri: What it is about.
-        pinned: Whether one generation was asked for, so that what is not there was there before.
-    """
-    try:
-        yield
-    except auth_exceptions.DefaultCredentialsError as error:
-        raise InputError(
-            f"{uri} needs Google credentials and there are none here; run `gcloud auth "
-            "application-default login`, or on a cluster give the step's service account access."
-        ) from error
-    except auth_exceptions.GoogleAuthError as error:
-        raise InputError(
-            f"{uri} cannot be reached: the Google credentials are refused "
-            f"({_line(error)}); renew them."
-        ) from error
-    except api_exceptions.NotFound as error:
-        if pinned:
-            raise InputError(
-                f"{uri} was overwritten or deleted while it was read; run the step again when "
-                "nobody writes it, or keep its versions."
-            ) from error
-        raise InputError(f"{uri} does not exist, or its bucket does not; check the URI.") from error
-    except (api_exceptions.Forbidden, api_exceptions.Unauthorized) as error:
-        raise InputError(
-            f"{uri} is not open to these credentials ({error.code}); grant them Storage Object "
-            "Viewer, and to write Storage Object User, on the bucket."
-        ) from error
-    except api_exceptions.RetryError as error:
-        raise InputError(
-            f"{uri} could not be had in time: the store went on failing "
-            f"({_line(error.cause or error)}); run the step again later."
-        ) from error
-    except (GoogleCloudError, requests.RequestException, ConnectionError) as error:
-        raise InputError(f"{uri} could not be had: {_line(error)}; run the step again.") from error
 
 
 def _file_name(part: str) -> str:
@@ -332,41 +339,23 @@ def _file_name(part: str) -> str:
     return special.get(part) or quote(part, safe=" =+,@()")
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Returns what an error says, short enough for a sentence."""
     return " ".join(str(error).split()).rstrip(".")[:300]
 
 
-def split_uri(uri: str) -> tuple[str, str]:
-    """Returns bucket and name of a gs:// URI.
+def split_uri(uri: str) -> tuple[str, str, str]:
+    """Returns scheme, bucket and name of a gs:// or s3:// URI.
 
     Raises:
         InputError: If it names no bucket.
     """
-    bucket, _, name = uri.removeprefix(SCHEME).partition("/")
-    if not uri.startswith(SCHEME) or not bucket:
-        raise InputError(f"{uri!r} names no bucket; write gs://bucket/path.")
-    return bucket, name
-
-
-def checksum(file: Path) -> str:
-    """Returns the crc32c of a file as the store tells it: base64, big-endian."""
-    total: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]  # half typed
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            total.update(chunk)
-    return base64.b64encode(total.digest()).decode()
-
-
-def _stored(blob: Any) -> StoredObject:
-    return StoredObject(
-        blob.bucket.name,
-        blob.name,
-        int(blob.generation),
-        blob.etag or "",
-        int(blob.size),
-        blob.crc32c or "",
-        blob.content_encoding or "",
-    )
+    scheme, separator, rest = uri.partition("://")
+    bucket, _, name = rest.partition("/")
+    if scheme not in SCHEMES or not separator or not bucket:
+        known = scheme if scheme in SCHEMES else "gs"
+        raise InputError(f"{uri!r} names no bucket; write {known}://bucket/path.")
+    return scheme, bucket, name
 
 
 def _glob_to_regex(pattern: str) -> str:

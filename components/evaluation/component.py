@@ -103,7 +103,7 @@ def compare_models(
         page: The same as a page.
         champion_uri: Published package of the champion; empty when there is none yet.
         metric: The metric that decides. Empty: auc, macro_auc or rmse, by the task.
-        tolerance: How much worse in that metric is always allowed, in its own unit.
+        tolerance: How much worse in `metric` is always allowed, in its own unit.
         slices: Columns; the rows of each value are compared on their own too.
         minimum_slice_size: Slices with fewer rows are named, but not compared.
         threshold: Binary: probability from which a row is called positive, for both models.
@@ -153,7 +153,7 @@ def gate_model(
         thresholds: Limits by metric, for example {"auc": {"minimum": 0.7}, "ece": {"maximum":
             0.1}}; a bare number is the minimum, or for an error the maximum. Empty: the model must
             surely beat one that knows nothing.
-        slice_thresholds: The same, for every slice that is large enough.
+        slice_thresholds: As `thresholds`, for every slice that is large enough.
         confident: Whether the 95 % interval must clear the threshold, and not only the value.
         minimum_improvement: How much better than the champion, by metric, for example {"auc":
             0.01}; a negative number allows it to be worse.

@@ -201,7 +201,7 @@ def decide_retraining(
             `history_uri`.
         budget_days: Days that the budget is for.
         on_drift: Whether drift calls for retraining.
-        on_performance: Whether worse performance does.
+        on_performance: Whether worse performance calls for retraining.
         history_uri: File on a shared volume that remembers decisions between runs; empty is none.
         run_id: Name of this run, so that a retried step does not count itself.
         force: Reason to retrain whatever the rules say; it is recorded.

@@ -64,7 +64,7 @@ def infer_schema(
         statistics: Statistics of the data that is taken as good.
         schema: TFDV schema as text. Metadata: fingerprint, features, label, source.
         label: Label column, expected in the TRAINING environment only; empty for none.
-        schema_uri: Path or URI of a schema (text proto) that is used as it is instead.
+        schema_uri: Path or URI of a schema (text proto) that is used as it is; empty infers one.
         missing_slack: How much the share of missing values of a column may grow, 0 to 1.
     """
     from kfloop.components.validation.schema import infer_schema as infer

@@ -25,13 +25,11 @@ def _pipeline(name: str) -> str:
             f"`{each}`",
             component_pages.TYPES[about["parameterType"]],
             f"`{component_pages.written(about)}`" if about.get("isOptional") else "required",
-            " ".join(about.get("description", "").split()),
+            about["description"],
         ]
         for each, about in sorted(given.items(), key=lambda item: "isOptional" in item[1])
     ]
     head = ["parameter", "type", "default", "meaning"]
-    if not any(row[-1] for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
     level = f"[{pipeline_stability(name)}](versioning.md)"
     purpose = " ".join(spec["pipelineInfo"].get("description", "").split())
     return f"## {name}\n\n{purpose} Level: {level}.\n\n{component_pages.table(head, rows)}"

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from kfloop.components.images import image
 from kfloop.pipelines.arguments import pipeline_arguments
 from kfloop.pipelines.catalogue import compiled_path
 from kfloop.pipelines.local import environments
-from kfloop.pipelines.local.pipeline_spec import load_pipeline
-from kfloop.pipelines.local.record import TaskRecord
+from kfloop.pipelines.local.pipeline_spec import PipelineSpec, load_pipeline
+from kfloop.pipelines.local.record import FAILED, TaskRecord
 from kfloop.pipelines.local.runner import ImageEnvironment, PipelineFailed, Quiet, run_pipeline
 from kfloop.pipelines.loop import load_loop
 
@@ -33,11 +34,28 @@ USER = "12345:0"
 
 
 class Tell(Quiet):
-    """Prints a line for each step."""
+    """Prints a line for each step, and after one that failed what it said last."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, deque[str]] = {}
+
+    def printed(self, task: TaskRecord, line: str) -> None:
+        """Keeps a line of a step."""
+        self.lines.setdefault(task.task, deque(maxlen=40)).append(line)
 
     def ended(self, task: TaskRecord) -> None:
         """Prints how a step ended."""
         print(f"{task.status:9} {task.seconds:6.1f} s  {task.task}  {task.image}", flush=True)
+        if task.status == FAILED:
+            print("\n".join(self.lines.get(task.task, [])), flush=True)
+
+
+def _tried_once(pipeline: PipelineSpec) -> PipelineSpec:
+    """Takes the retries out: what fails in an image here fails in it again."""
+    for component in (pipeline.root, *pipeline.components.values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task.pop("retryPolicy", None)
+    return pipeline
 
 
 def main(directory: Path, weather: Path) -> int:
@@ -75,7 +93,7 @@ def main(directory: Path, weather: Path) -> int:
 
         try:
             record = run_pipeline(
-                load_pipeline(compiled_path("training")),
+                _tried_once(load_pipeline(compiled_path("training"))),
                 arguments,
                 state,
                 container,

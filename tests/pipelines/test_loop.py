@@ -236,6 +236,39 @@ def test_an_export_is_relative_to_the_file_unless_it_is_a_uri(write, tmp_path):
         assert arguments["partition_by"] == ["station"]
 
 
+LOGGER = """\
+serving:
+  inference_log: http://kfloop-payload-logger.ml
+  canary: {source: prometheus, prometheus_url: "http://prometheus:9090"}
+monitoring:
+  inference_log: /log/ml/bikes
+"""
+
+
+def test_what_a_payload_logger_gets_is_judged_and_read_elsewhere(write, tmp_path):
+    loop, base = load_loop(write(GOOD + LOGGER))
+    training, monitoring = (pipeline_arguments(name, loop, base, tmp_path)
+                            for name in ("training", "monitoring"))  # fmt: skip
+    assert training["inference_log"] == "http://kfloop-payload-logger.ml"
+    assert monitoring["inference_log"] == "/log/ml/bikes"
+    for arguments in (training, monitoring):
+        assert arguments["canary_source"] == "prometheus"
+        assert arguments["canary_prometheus_url"] == "http://prometheus:9090"
+
+
+def test_a_payload_logger_that_would_be_asked_is_refused(write, tmp_path):
+    unread, _, _ = LOGGER.partition("monitoring:")
+    loop, base = load_loop(write(GOOD + unread))
+    with pytest.raises(InputError, match=r"tells nothing back: .* in monitoring\.inference_log"):
+        pipeline_arguments("monitoring", loop, base, tmp_path)
+    unasked = "serving: {inference_log: http://kfloop-payload-logger.ml}\n"
+    with pytest.raises(InputError, match=r"line 14: serving: .* canary\.source prometheus"):
+        load_loop(write(GOOD + unasked))
+    load_loop(write(GOOD + unasked.replace("ml}", "ml, canary: {steps: []}}")))
+    with pytest.raises(InputError, match="source: prometheus and prometheus_url go together"):
+        load_loop(write(GOOD + "serving: {canary: {source: prometheus}}\n"))
+
+
 def test_names_every_mistake_at_once(write):
     with pytest.raises(InputError) as caught:
         load_loop(write(GOOD.replace("epochs: 3", "epochs: x\n  seed: y")))

@@ -16,8 +16,14 @@ from kfp.dsl.graph_component import GraphComponent
 from kfloop.components import BETA, FAMILIES, stability
 from kfloop.components import __all__ as COMPONENTS
 from kfloop.components.images import IMAGES
-from kfloop.pipelines.catalogue import PIPELINES, component_summaries, pipeline_stability
+from kfloop.pipelines.catalogue import (
+    PIPELINES,
+    compiled_path,
+    component_summaries,
+    pipeline_stability,
+)
 from kfloop.pipelines.local import environments
+from kfloop.pipelines.local.pipeline_spec import load_pipeline
 from kfloop.pipelines.loop import load_loop
 from kfloop.scripts.catalogue import catalogue
 from kfloop.scripts.main import COMMANDS
@@ -108,6 +114,7 @@ def test_the_page_of_pipelines_tells_levels_and_parameters():
     for name in PIPELINES:
         assert f"## {name}\n" in page
     assert "| `service` | str | required |" in page.partition("## rollback")[2]
+    assert "| `dry_run` | bool | `False` | Print what would change, and change nothing. |" in page
     assert page.count("[beta](versioning.md)") == len(PIPELINES) - 1
 
 
@@ -134,6 +141,15 @@ def test_the_catalogue_lists_everything_with_its_level():
         **{name: pipeline_stability(name) for name in PIPELINES},
         **{name: stability(name) for name in COMPONENTS},
     }
+
+
+def test_the_catalogue_lists_the_parameters_of_a_pipeline():
+    shown = CliRunner().invoke(catalogue, ["training"], env={"COLUMNS": "200"}).output
+    rows = {line.split()[0]: line for line in shown.splitlines()[1:] if line[:1].strip()}
+    declared = load_pipeline(compiled_path("training")).root["inputDefinitions"]["parameters"]
+    assert set(rows) == set(declared)
+    assert rows["label"].split(maxsplit=2)[1:] == ["required", "Column to predict; no nulls."]
+    assert "[20]" in rows["canary_steps"]
 
 
 class _Loader(yaml.SafeLoader):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.scripts.simulate import _first_month, _months, _train_window
+from kfloop.scripts.simulate import _first_month, _months, _train_window, _trained_before
 from kfloop.scripts.simulate_page import simulation_page
 
 
@@ -34,6 +34,11 @@ def test_it_trains_on_what_the_monitoring_would_train_on():
         "split_at": "2013-05-22",
         "until": "2013-06-01",
     }
+
+
+def test_no_month_is_trained_twice():
+    lived = [SimpleNamespace(model_uri=uri) for uri in ("/1", "/1", "/2", "/2", "/2", "/3")]
+    assert _trained_before(lived) == ["/1", "", "/2", "", "", "/3"]
 
 
 @pytest.mark.parametrize(
