@@ -75,6 +75,34 @@ def request_rows(body: bytes, json_length: int | None = None) -> list[Row]:
     return rows or [{}]
 
 
+def without_features(body: bytes, json_length: int | None = None) -> tuple[bytes, int | None]:
+    """Takes the looked-up features out of a V1 or V2 answer.
+
+    Args:
+        body: The body of the answer.
+        json_length: Length of its JSON part when binary tensors follow it.
+
+    Returns:
+        The body and the length of its JSON part; as they were where there is nothing to take out.
+    """
+    if b'"features"' not in body:
+        return body, json_length
+    end = len(body) if json_length is None else json_length
+    try:
+        document = json.loads(body[:end])
+    except ValueError:
+        return body, json_length
+    for part in ("metadata", "parameters"):  # V1, V2
+        told = document.get(part) if isinstance(document, dict) else None
+        if isinstance(told, dict) and "features" in told:
+            del told["features"]
+            if not told:
+                del document[part]
+            text = json.dumps(document, separators=(",", ":")).encode()
+            return text + body[end:], None if json_length is None else len(text)
+    return body, json_length
+
+
 def _is_column(tensor: Any) -> bool:
     """Whether a tensor is one value per row: shape [n] or [n, 1], or none told."""
     if not isinstance(tensor, dict):

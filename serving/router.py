@@ -20,12 +20,13 @@ from yarl import URL
 from kfloop.components.contracts.inference_log import NO_VERSION
 from kfloop.serving import tracing
 from kfloop.serving.log_writer import Exchange, LogWriter
-from kfloop.serving.payloads import request_rows
+from kfloop.serving.payloads import request_rows, without_features
 from kfloop.serving.predictors import Predictor
 from kfloop.serving.shadow import Shadow, is_copied
 from kfloop.serving.traffic import HEADER, StickyKey
 
 ANSWER_SECONDS = 60.0
+FEATURES_HEADER = "x-return-features"
 JSON_LENGTH = "inference-header-content-length"
 FORWARDED = ("content-type", "accept", JSON_LENGTH, "traceparent", "tracestate", "authorization")
 LABELS = ("service", "version", "predictor", "status")
@@ -166,6 +167,8 @@ class Router:
         )
         if exchange.log and not self._log.add(exchange):
             DROPPED.labels(name).inc()
+        if exchange.log and request.headers.get(FEATURES_HEADER) != "1":
+            _trim(response, exchange.response_json)
         if predictor and (shadow := self._routes.copied_to(request_id, predictor)):
             self._shadow.copy(
                 shadow, exchange, lambda: self._forward(shadow, request, body, request_id)
@@ -187,8 +190,9 @@ class Router:
     ) -> Response:
         headers = {key: request.headers[key] for key in FORWARDED if key in request.headers}
         headers["x-request-id"] = request_id
-        if self._routes.log:  # what the model server looks up is in no request
-            headers["x-return-features"] = "1"
+        # Logged, since what the model server looks up is in no request.
+        if self._routes.log or request.headers.get(FEATURES_HEADER) == "1":
+            headers[FEATURES_HEADER] = "1"
         url = URL(predictor.url + request.url.path, encoded=True)
         try:
             async with self._session().request(
@@ -282,6 +286,17 @@ class Router:
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"error": message}, status, headers)
+
+
+def _trim(response: Response, json_length: int | None) -> None:
+    """Takes out of an answer the features that were asked for the log's sake."""
+    content, length = without_features(bytes(response.body), json_length)
+    if len(content) == len(response.body):
+        return
+    response.body = content
+    response.headers["content-length"] = str(len(content))
+    if length is not None:
+        response.headers[JSON_LENGTH] = str(length)
 
 
 def _length(header: str | None) -> int | None:

@@ -19,6 +19,7 @@ from kfloop.serving.payloads import (
     parse_event_time,
     request_rows,
     response_predictions,
+    without_features,
 )
 
 PACKAGE = ModelPackage(
@@ -135,3 +136,19 @@ def test_a_disk_that_fails_is_counted_and_the_writer_goes_on(tmp_path: Path) -> 
     assert "cannot be written" in writer.counts.error
     (file,) = (tmp_path / "log").rglob("*.parquet")
     assert pq.read_metadata(file).num_rows == 1
+
+
+@given(JSON, st.binary(max_size=20))
+def test_taking_features_out_leaves_everything_else(told: Any, tail: bytes) -> None:
+    answer = {"predictions": [told], "metadata": {"features": [told]}}
+    text = json.dumps(answer).encode()
+    body, length = without_features(text + tail, len(text))
+    assert body[length:] == tail
+    kept = json.dumps({"predictions": [told]}).encode()
+    assert json.dumps(json.loads(body[:length])) == json.dumps(json.loads(kept))
+
+
+@given(st.binary())
+def test_what_is_no_answer_with_features_is_left_alone(body: bytes) -> None:
+    for text in (body, body + b'"features"'):
+        assert without_features(text) == (text, None)

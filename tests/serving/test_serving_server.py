@@ -392,13 +392,19 @@ def test_the_local_service_looks_features_up_and_logs_them(
         one = client.post(PREDICT, json={"instances": rows}, headers=traced)
         two = client.post(INFER, json={"inputs": tensors([KEYS])})
         assert (one.status_code, two.status_code) == (200, 200), one.text
+        # The log has asked for the features; the clients have not.
+        assert one.json().keys() == {"predictions"}
+        assert not two.json().get("parameters")
+        asked = {"x-return-features": "1"}
+        three = client.post(PREDICT, json={"instances": [KEYS]}, headers=asked).json()
+        assert three["metadata"]["features"][0]["seats"] == 150
     local_state.wait_logged(tmp_path / "toy")
     (file,) = [path for _, path in log_files(tmp_path / "log")]
     logged = pq.read_table(file).to_pylist()
-    assert [row["seats"] for row in logged] == [150, None, 150]
-    assert [row["distance"] for row in logged] == [1120.0] * 3
+    assert [row["seats"] for row in logged] == [150, None, 150, 150]
+    assert [row["distance"] for row in logged] == [1120.0] * 4
     assert logged[0]["request_id"].startswith(f"{TRACE}-")
-    assert [row["plane"] for row in logged] == ["N1", "N2", "N1"]
+    assert [row["plane"] for row in logged] == ["N1", "N2", "N1", "N1"]
 
 
 def test_sigterm_loses_no_request(servers: dict[str, Running]) -> None:
