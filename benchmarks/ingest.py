@@ -122,12 +122,12 @@ def _sequential(scratch: Path) -> tuple[float, float]:
 def _parallel(scratch: Path) -> tuple[float, float]:
     """Returns the seconds of the download, and of the whole ingest."""
     from kfloop.components.data.ingest import ingest
-    from kfloop.components.data.storage import Store
+    from kfloop.components.data.storage import open_store
 
     with tempfile.TemporaryDirectory(dir=scratch) as place:
 
         def download() -> None:
-            store = Store()
+            store = open_store("gs")
             store.download(store.find("gs://bucket/in"), Path(place))
 
         downloaded = _timed(download)

@@ -193,7 +193,8 @@ def _batch_scoring(loop: Loop, base: Path, state: Path) -> Arguments:
 def _replay(loop: Loop, base: Path, state: Path) -> Arguments:
     return {
         **_data(loop, base),
-        "since": loop.replay.since or loop.split.until,
+        # Without an end the evaluation data goes to the end of all, so those rows are replayed.
+        "since": loop.replay.since or loop.split.until or loop.split.at,
         "until": loop.replay.until,
         "limit": loop.replay.limit,
         "batch_size": loop.replay.batch_size,

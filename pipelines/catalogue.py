@@ -13,6 +13,7 @@ from kfloop.components import FAMILIES, stability
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.descriptions import describe_parameters
 from kfloop.pipelines.local.pipeline_spec import load_documents
+from kfloop.pipelines.pod_settings import tell_images
 from kfloop.pipelines.resources import RESOURCES, apply_resources
 
 PIPELINES = {
@@ -75,10 +76,11 @@ def compile_pipelines(directory: Path = COMPILED) -> Iterator[Path]:
 
 
 def _complete(path: Path) -> None:
-    """Writes the table of resources, and what each parameter means, into a compiled pipeline."""
+    """Writes resources, what each parameter means, and images into a compiled pipeline."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     about = "".join(line for line in lines if line.startswith("#"))
     documents = load_documents(path)
     apply_resources(documents, RESOURCES)
     describe_parameters(documents[0])
+    tell_images(documents[0])
     path.write_text(about + yaml.safe_dump_all(documents), encoding="utf-8")

@@ -1,7 +1,8 @@
-"""What the form of the Kubeflow UI says about each parameter of a pipeline.
+"""What each parameter of a compiled pipeline means, for its YAML, the docs and `kfloop catalogue`.
 
 It is written once: in the docstring of the component that takes the parameter, or, for one that
-no component takes, in the docstring of the pipeline or sub-pipeline.
+no component takes, in the docstring of the pipeline or sub-pipeline. KFP's own form for a run
+shows names and types alone; its page of a pipeline shows the YAML.
 """
 
 import re
@@ -50,8 +51,12 @@ def _words(spec: Document, component: Document, name: str) -> dict[str, str]:
         outer = {inner: source.get("componentInputParameter") for inner, source in given.items()}
         for inner in (key for key, source in outer.items() if source == name):
             for speaker, words in _followed(_words(spec, taker, inner), inner).items():
-                said[speaker] = NAME.sub(lambda one: f"`{outer.get(one[1]) or one[1]}`", words)
+                said[speaker] = _renamed(words, outer)
     return said
+
+
+def _renamed(words: str, outer: dict[str, str | None]) -> str:
+    return NAME.sub(lambda found: f"`{outer.get(found[1]) or found[1]}`", words)
 
 
 def _followed(said: dict[str, str], name: str) -> dict[str, str]:

@@ -15,6 +15,8 @@ from kfloop.pipelines.loop import Loop
 CLAIMS = Kind("", "v1", "persistentvolumeclaims")
 SECRETS = Kind("", "v1", "secrets")
 WORKLOAD_IDENTITY = "iam.gke.io/gcp-service-account"
+WEB_IDENTITY = "eks.amazonaws.com/role-arn"
+AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 def check_storage(case: Case) -> Iterator[Finding]:
@@ -66,6 +68,31 @@ def _google(case: Case, loop: Loop) -> Iterator[Finding]:
                 f"{account} has no annotation {WORKLOAD_IDENTITY}; unless the nodes or a direct "
                 "grant give it the bucket, annotate it (docs/cluster.md)",
             )
+
+
+def check_sources(case: Case) -> Iterator[Finding]:
+    """The tasks have credentials for what they read and write at s3://."""
+    loop = _loop(case)
+    places = [source.uri for source in loop.sources.values()] + [loop.batch_scoring.export_to]
+    if not any(place.startswith("s3://") for place in places):
+        return
+    given = [name for name in AWS_KEYS if name in loop.secrets]
+    if given:
+        for name in sorted(set(AWS_KEYS) - set(given) - set(loop.environment)):
+            yield fix("s3:// access", f"`secrets` has {given[0]} but not {name}; give it, too")
+        return  # they are among the secrets
+    account = case.account()
+    found = case.cluster.get(SERVICE_ACCOUNTS, account) if account else None
+    annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
+    if WEB_IDENTITY in annotations:
+        yield ok("s3:// access", f"{account} is {annotations[WEB_IDENTITY]}")
+    else:
+        yield note(
+            "s3:// access",
+            f"the loop has no {' and '.join(AWS_KEYS)} in `secrets`, and {account or 'no account'} "
+            f"no annotation {WEB_IDENTITY}; unless the nodes or a pod identity give the tasks the "
+            "bucket, give one of them (docs/cluster.md)",
+        )
 
 
 def check_secrets(case: Case) -> Iterator[Finding]:
@@ -130,6 +157,7 @@ def _loop(case: Case) -> Loop:
 
 LOOP_CHECKS: dict[str, Callable[[Case], Iterator[Finding]]] = {
     "storage": check_storage,
+    "s3:// access": check_sources,
     "secret": check_secrets,
     "GPU nodes": check_gpus,
 }

@@ -53,6 +53,9 @@ def connect(host: str = "") -> "Client":
         if endpoint and IAP_VARIABLE not in os.environ:
             # A client would try for 25 s and log five tracebacks.
             greet(endpoint)
+        elif not endpoint:
+            # A client would print that, and ask localhost.
+            _require_cluster(what)
         credentials = kfp.client.ServiceAccountTokenVolumeCredentials(token_file)
         try:
             return kfp.Client(
@@ -64,6 +67,22 @@ def connect(host: str = "") -> "Client":
             )
         except TimeoutError as error:
             raise InputError(f"{what}: {error}") from error
+
+
+def _require_cluster(what: str) -> None:
+    from kubernetes import config
+    from kubernetes.client import Configuration
+
+    try:
+        config.load_incluster_config(Configuration())
+    except config.ConfigException:
+        try:
+            config.list_kube_config_contexts()
+        except config.ConfigException as error:
+            raise InputError(
+                f"{what}: there is none ({str(error).rstrip('.')}); give the API's URL by --host "
+                "or KF_PIPELINES_ENDPOINT, or a kubeconfig by KUBECONFIG."
+            ) from error
 
 
 def greet(endpoint: str) -> dict[str, Any]:

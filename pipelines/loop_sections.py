@@ -43,9 +43,9 @@ class Source(Section):
     """Where one table comes from.
 
     Attributes:
-        uri: A Parquet, CSV or JSON-lines file, or a directory or glob of them, at a path or gs://;
-            relative paths are relative to the loop file. With `query`, SQLAlchemy's URL of a
-            database. `${NAME}` stands for an environment variable of the step that reads it: the
+        uri: A Parquet, CSV or JSON-lines file, or a directory or glob of them, at a path, gs:// or
+            s3://; relative paths are relative to the loop file. With `query`, SQLAlchemy's URL of
+            a database. `${NAME}` stands for an environment variable of the step that reads it: the
             place for a password, or for the whole URL.
         format: `parquet`, `csv` or `jsonl`; empty means by the file's extension.
         timestamp: Column by which `since` and `until` choose rows; empty for tables without time.
@@ -68,12 +68,16 @@ class Source(Section):
             raise ValueError("uri names an environment variable; write it like ${NAME}")
         if self.query and self.format:
             raise ValueError("a source with a query is rows; leave out format")
-        if self.query and (scheme in ("gs", "file") or not (scheme or self.uri.startswith("${"))):
+        if self.query and (
+            scheme in ("gs", "s3", "file") or not (scheme or self.uri.startswith("${"))
+        ):
             raise ValueError("query needs the URL of a database, like sqlite:/// or ${NAME}")
         if not self.query and scheme in DATABASES:
             raise ValueError(f"{scheme}:// is a database; give it a query")
-        if not self.query and scheme not in ("", "gs", "file"):
-            raise ValueError(f"{scheme}:// is not supported; use a path, gs:// or a database")
+        if not self.query and scheme not in ("", "gs", "s3", "file"):
+            raise ValueError(
+                f"{scheme}:// is not supported; use a path, gs://, s3:// or a database"
+            )
         return self
 
 
@@ -500,7 +504,8 @@ class Replay(Section):
     """Later rows that `kfloop loop` sends as requests, standing in for live traffic.
 
     Attributes:
-        since: First time that is replayed; the end of the evaluation data unless given.
+        since: First time that is replayed; the end of the evaluation data unless given, and its
+            beginning where it has no end.
         until: End; empty means the end of the data.
         limit: Most rows, spread evenly over the window.
         batch_size: Rows per request.
@@ -516,7 +521,8 @@ class BatchScoring(Section):
     """What becomes of the predictions of `kfloop run batch-scoring`.
 
     Attributes:
-        export_to: Folder they are written to, a path or gs://; empty means nowhere but the run.
+        export_to: Folder they are written to, a path, gs:// or s3://; empty means nowhere but the
+            run.
         partition_by: Columns whose values make the folders; the day of `examples.timestamp` unless
             given. A second run replaces the partitions that it has rows for.
     """

@@ -2,7 +2,7 @@
 
 Such an API server runs with `--pipelinesStoreKubernetes`. The spec of a PipelineVersion is
 immutable, so its name holds the version of kfloop and a hash of the spec: another spec is another
-object, and the old ones stay for the runs that name them until they are pruned.
+object, and the old ones stay for the runs that name them until somebody deletes them.
 """
 
 import tempfile
@@ -19,6 +19,14 @@ from kfloop.pipelines.schedule_file import digest
 
 API_VERSION = "pipelines.kubeflow.org/v2beta1"
 PART_OF = {"app.kubernetes.io/part-of": "kfloop"}
+# After the Pipeline, which the API server's webhook looks for. By the server: what was applied last
+# would be kept in an annotation, and those may hold 256 KiB, which monitoring reaches. Kept when
+# another version takes its place in git, for the recurring runs that name it.
+ARGO_CD = {
+    "argocd.argoproj.io/sync-wave": "1",
+    "argocd.argoproj.io/sync-options": "ServerSideApply=true,Prune=false",
+    "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+}
 
 
 def write_manifests(directory: Path, namespace: str = "") -> Iterator[Path]:
@@ -80,8 +88,7 @@ def pipeline_objects(documents: list[Document], about: str, namespace: str = "")
                 "name": version,
                 **place,
                 "labels": PART_OF,
-                # Argo CD: after the Pipeline, which the API server's webhook looks for.
-                "annotations": {"argocd.argoproj.io/sync-wave": "1"},
+                "annotations": ARGO_CD,
             },
             "spec": spec,
         },

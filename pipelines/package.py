@@ -20,7 +20,7 @@ from kfloop.pipelines.local.pipeline_spec import (
     resolve_arguments,
 )
 from kfloop.pipelines.loop import load_loop
-from kfloop.pipelines.pod_settings import apply_pod_settings
+from kfloop.pipelines.pod_settings import apply_pod_settings, tell_images
 from kfloop.pipelines.resources import apply_resources, with_overrides
 
 # The root driver gets all parameters in one argument, and Linux takes 128 KiB there.
@@ -80,6 +80,7 @@ def package_pipeline(
     if not caching:
         disable_caching(documents[0])
     _name_images(documents[0])
+    tell_images(documents[0])
     return Package(spec.name, documents, {name: values[name] for name in arguments})
 
 
@@ -88,8 +89,8 @@ def _require_remote(arguments: Document, base: Path) -> None:
     found = [f"{place} is {path}" for place, path in _paths_below(arguments, base)]
     if found:
         raise InputError(
-            f"{', '.join(found)}; no pod finds a path on this machine, so give a gs:// URI or the "
-            "path of a volume that the pods mount, in the loop file or as a parameter."
+            f"{', '.join(found)}; no pod finds a path on this machine, so give a gs:// or s3:// "
+            "URI or the path of a volume that the pods mount, in the loop file or as a parameter."
         )
 
 

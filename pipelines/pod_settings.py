@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kfloop.components import FAMILIES
 from kfloop.pipelines.resources import RESOURCES, executor_functions, platform_executors
 
 Document = dict[str, Any]
@@ -80,6 +81,15 @@ def apply_pod_settings(
             if volume.is_for(function):
                 mounts = settings.setdefault("pvcMount", [])
                 mounts.append({"constant": claim, "mountPath": volume.path})
+
+
+def tell_images(spec: Document) -> None:
+    """Tells the containers that train which image they are, for the lineage of their models."""
+    for label, function in executor_functions(spec).items():
+        if function in FAMILIES["training"]:
+            container = spec["deploymentSpec"]["executors"][label]["container"]
+            others = [one for one in container.get("env", []) if one["name"] != "KFLOOP_IMAGE"]
+            container["env"] = [{"name": "KFLOOP_IMAGE", "value": container["image"]}, *others]
 
 
 def _secret(name: str, reference: SecretReference) -> Document:

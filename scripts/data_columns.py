@@ -23,7 +23,7 @@ def look(uri: str, table: str) -> dict[str, Any]:
     """Reads a source and says what is in it.
 
     Args:
-        uri: File, directory or glob, at a path or gs://.
+        uri: File, directory or glob, at a path, gs:// or s3://.
         table: Name of the table.
 
     Returns:

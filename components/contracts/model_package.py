@@ -67,6 +67,7 @@ class ModelPackage:
         training_window: `since`, `until` (ISO 8601; only of data with a timestamp) and `rows`.
         trained_at: When it was trained, ISO 8601.
         git_commit: Commit of the code that trained it, or empty.
+        image: Image that trained it, by its digest where it was named by it, or empty.
         metrics: Metrics of training, by name.
         hyperparameters: What the model was built and trained with.
         framework: Versions that matter for serving, for example `{"tensorflow": "2.21.0"}`.
@@ -86,6 +87,7 @@ class ModelPackage:
     training_window: dict[str, Any] = field(default_factory=dict)
     trained_at: str = ""
     git_commit: str = ""
+    image: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     framework: dict[str, str] = field(default_factory=dict)

@@ -24,17 +24,18 @@ def ingest_data(
     Use it with caching off: what lies at a URI changes while the URI stays.
 
     Args:
-        sources: One entry per table: `name`, `uri` (a file, a directory or a glob, at a path or
-            gs://; or a database's URL with a `query`), and where needed `format` (parquet, csv,
-            jsonl; otherwise by extension) and `timestamp`. `${NAME}` in a uri stands for an
-            environment variable of the step; no secret belongs in a parameter.
+        sources: One entry per table: `name`, `uri` (a file, a directory or a glob, at a path,
+            gs:// or s3://; or a database's URL with a `query`), and where needed `format`
+            (parquet, csv, jsonl; otherwise by extension) and `timestamp`. `${NAME}` in a uri
+            stands for an environment variable of the step; no secret belongs in a parameter.
         tables: Directory with one dataset per source. Metadata: `sources` (uri, rows, digest and
-            files of each; a file has bytes and sha256, or crc32c, generation and etag), `tables`
-            and `fingerprint`, which is of the rows alone.
+            files of each; a file has bytes and sha256, or what its store tells: generation or
+            version_id, etag, and a checksum like crc32c or md5), `tables` and `fingerprint`,
+            which is of the rows alone.
         since: Start of the window (ISO 8601, inclusive) for sources with a `timestamp`.
         until: End of the window (ISO 8601, exclusive) for sources with a `timestamp`.
-        workers: How many requests to gs:// run at the same time.
-        retry_seconds: How long one request to gs:// is tried again while the store is busy.
+        workers: How many requests to gs:// or s3:// run at the same time.
+        retry_seconds: How long one request to them is tried again while the store is busy.
         download_directory: A volume where downloads are kept, so that a step that was killed goes
             on where it was; empty to keep nothing.
         memory_limit: Most memory for DuckDB, like 2GB; empty for half of the container's.
@@ -235,15 +236,15 @@ def export_data(
 
     Args:
         dataset: Rows to export, such as the predictions of batch scoring.
-        uri: Folder to write into: a path or gs://bucket/folder. Partitions the dataset has rows
-            for are replaced whole; everything else there stays.
+        uri: Folder to write into: a path, gs://bucket/folder or s3://bucket/folder. Partitions the
+            dataset has rows for are replaced whole; everything else there stays.
         exported: JSON file with every file that was written and replaced. Metadata: `uri`, `rows`,
             `files`, `replaced`, `partition_by`, `partitions`.
         partition_by: Columns whose values make the folders `column=value`, outermost first; empty
             for the day of the timestamp.
         timestamp: Column of times, used without `partition_by`; empty for one folder.
-        workers: How many requests to gs:// run at the same time.
-        retry_seconds: How long one request to gs:// is tried again while the store is busy.
+        workers: How many requests to gs:// or s3:// run at the same time.
+        retry_seconds: How long one request to them is tried again while the store is busy.
         memory_limit: Most memory for DuckDB, like 2GB; empty for half of the container's.
         temp_directory: Where DuckDB spills what does not fit; empty for the system's.
     """

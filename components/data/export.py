@@ -20,7 +20,8 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path, new_directory, write_json
 from kfloop.components.data import duck
 from kfloop.components.data.checksums import checksum
-from kfloop.components.data.storage import SCHEMES, StoredObject, open_store
+from kfloop.components.data.service import StoredObject
+from kfloop.components.data.storage import SCHEMES, open_store
 
 # Hive's folder for a missing value.
 MISSING = "__HIVE_DEFAULT_PARTITION__"

@@ -17,11 +17,11 @@ from google.cloud.storage import Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.data.storage import StoredObject, one_line
+from kfloop.components.data.service import StoredObject, one_line
 
 
 class GoogleStorage:
-    """A `storage.Service` on Google's client.
+    """A `service.Service` on Google's client.
 
     Args:
         workers: How many requests run at the same time.

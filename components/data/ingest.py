@@ -65,7 +65,7 @@ class Fetched:
         root: What the files lie below; `key=value` folders below it are columns.
         files: The files, in the order of their names.
         told: What identifies each: `uri`, `bytes`, and `sha256`, or what a store tells of it, see
-            `StoredObject.told`.
+            `service.StoredObject.told`.
     """
 
     root: Path

@@ -19,6 +19,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
@@ -27,12 +28,15 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NotConnected
 from google.api_core.exceptions import RetryError
 from google.api_core.retry import Retry
+from urllib3.exceptions import HTTPError
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.data.checksums import ALGORITHMS, checksum
-from kfloop.components.data.storage import StoredObject, one_line
+from kfloop.components.data.service import StoredObject, one_line
 
 CHUNK_BYTES = 1 << 18
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 20.0
 BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
 # Also busy, at whatever status. The conflict is another writer's half-done upload of that name.
 BUSY_CODES = ("SlowDown", "RequestTimeout", "ConditionalRequestConflict")
@@ -56,7 +60,7 @@ BARE_CODES = ("301", "400", "403")
 
 
 class S3Storage:
-    """A `storage.Service` on AWS's client.
+    """A `service.Service` on AWS's client.
 
     Args:
         workers: How many requests run at the same time.
@@ -71,7 +75,9 @@ class S3Storage:
     def __init__(self, workers: int, retry_seconds: float) -> None:
         # Not the client's own retries: they share one quota that eight workers use up in seconds,
         # have no deadline, and do not go on within an object. This is how gs:// is retried, too.
-        self.retry = Retry(_is_busy, initial=0.5, maximum=20.0, timeout=retry_seconds)
+        self.retry = Retry(
+            _is_busy, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, timeout=retry_seconds
+        )
         config = Config(
             max_pool_connections=workers,
             retries={"mode": "standard", "total_max_attempts": 1},
@@ -116,6 +122,8 @@ class S3Storage:
 
     def pin(self, found: StoredObject) -> StoredObject:
         """Completes a listing by version, checksum and encoding of the content that it listed."""
+        if found.version or found.algorithm:
+            return found
         return self._head(found.bucket, found.name, IfMatch=f'"{found.etag}"')
 
     def read(self, found: StoredObject, end: int, file: BinaryIO) -> None:
@@ -190,7 +198,8 @@ class S3Storage:
         method = self.client.head_object
         head = self._call(method, Bucket=bucket, Key=name, ChecksumMode="ENABLED", **condition)
         # A bucket whose versions are suspended calls the current one so, and overwrites it.
-        version = head.get("VersionId", "").replace("null", "")
+        version = head.get("VersionId", "")
+        version = "" if version == "null" else version
         etag, size = head["ETag"].strip('"'), head["ContentLength"]
         encoding = head.get("ContentEncoding", "")
         stored = StoredObject("s3", bucket, name, version, etag, size, encoding=encoding)
@@ -202,8 +211,10 @@ class S3Storage:
 
     def _part_bytes(self, stored: StoredObject, told: str) -> int:
         """Returns the length of an object's parts; 0 if they differ or the server cannot tell."""
+        # Without the condition, which some servers hold against the part. What is read has it.
+        named = {name: value for name, value in _pinned(stored).items() if name != "IfMatch"}
         try:
-            head = self._call(self.client.head_object, **_pinned(stored), PartNumber=1)
+            head = self._call(self.client.head_object, **named, PartNumber=1)
         except ClientError as error:
             if _status(error) in (400, 416, 501):
                 return 0
@@ -245,48 +256,55 @@ class S3Storage:
         except RetryError as error:
             raise InputError(
                 f"{uri} could not be had in time: the store went on failing "
-                f"({one_line(error.cause or error)}); run the step again later."
+                f"({_said(error.cause or error)}); run the step again later."
             ) from error
         except ClientError as error:
-            raise InputError(f"{uri} {self._reason(error, pinned)}.") from error
-        except (BotoCoreError, OSError) as error:
+            raise _explanation(uri, error, pinned, self.client.meta.region_name) from error
+        except (BotoCoreError, HTTPError, OSError) as error:
             raise InputError(
                 f"{uri} could not be had: {one_line(error)}; check the AWS settings of this step, "
                 "or run it again."
             ) from error
 
-    def _reason(self, error: ClientError, pinned: bool) -> str:
-        code, status, said = _code(error), _status(error), one_line(error)
-        if error.operation_name.startswith("AssumeRole") or code in REFUSED_CODES:
-            return f"cannot be reached: the AWS credentials are refused ({said}); renew them"
-        if code == "NoSuchBucket":
-            return "is in a bucket that does not exist; check the URI and AWS_ENDPOINT_URL"
-        if pinned and (code in GONE_CODES or status == 412):
-            return (
-                "was overwritten or deleted while it was read; run the step again when nobody "
-                "writes it, or keep its versions"
-            )
-        if code in GONE_CODES:
-            return "does not exist, or its bucket does not; check the URI"
-        if code in OTHER_REGION_CODES:
-            region = error.response["Error"].get("Region") or "the region of the bucket"
-            mine = self.client.meta.region_name
-            return f"is not in the region {mine} ({said}); set AWS_REGION to {region}"
-        if code == "InvalidObjectState":
-            return "is archived, so it cannot be read; restore it first"
-        if status in (401, 403):
-            return (
-                f"is not open to these credentials ({code}); grant them s3:ListBucket on the "
-                "bucket and s3:GetObject on its objects, and to write s3:PutObject and "
-                "s3:DeleteObject"
-            )
-        return f"could not be had: {said}; run the step again"
+
+def _explanation(uri: str, error: ClientError, pinned: bool, region: str) -> InputError:
+    """Returns the sentence about a request that the store has answered with an error."""
+    code, status, said = _code(error), _status(error), _said(error)
+    if error.operation_name.startswith("AssumeRole") or code in REFUSED_CODES:
+        return InputError(
+            f"{uri} cannot be reached: the AWS credentials are refused ({said}); renew them."
+        )
+    if code == "NoSuchBucket":
+        return InputError(
+            f"{uri} is in a bucket that does not exist; check the URI and AWS_ENDPOINT_URL."
+        )
+    if pinned and (code in GONE_CODES or status == 412):
+        return InputError(
+            f"{uri} was overwritten or deleted while it was read; run the step again when nobody "
+            "writes it, or keep its versions."
+        )
+    if code in GONE_CODES:
+        return InputError(f"{uri} does not exist, or its bucket does not; check the URI.")
+    if code in OTHER_REGION_CODES:
+        right = error.response["Error"].get("Region") or "the region of the bucket"
+        return InputError(
+            f"{uri} is not in the region {region} ({said}); set AWS_REGION to {right}."
+        )
+    if code == "InvalidObjectState":
+        return InputError(f"{uri} is archived, so it cannot be read; restore it first.")
+    if status in (401, 403):
+        return InputError(
+            f"{uri} is not open to these credentials ({code}); grant them s3:ListBucket on the "
+            "bucket and s3:GetObject on its objects, and to write s3:PutObject and s3:DeleteObject."
+        )
+    return InputError(f"{uri} could not be had ({said}); run the step again.")
 
 
 def _is_busy(error: BaseException) -> bool:
     if isinstance(error, ClientError):
         return _status(error) in BUSY_STATUSES or _code(error) in BUSY_CODES
-    return isinstance(error, HTTPClientError | NotConnected) and not isinstance(error, SSLError)
+    broken = isinstance(error, (HTTPClientError, NotConnected, IncompleteReadError, HTTPError))
+    return broken and not isinstance(error, SSLError)
 
 
 def _code(error: ClientError) -> str:
@@ -295,6 +313,14 @@ def _code(error: ClientError) -> str:
 
 def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _said(error: BaseException) -> str:
+    if not isinstance(error, ClientError):
+        return one_line(error)
+    # Without the client's own words about operations and retries.
+    told = error.response.get("Error", {})
+    return f"{_code(error)}: {' '.join(str(told.get('Message', '')).split()).rstrip('.')}"
 
 
 def _pinned(found: StoredObject) -> dict[str, str]:

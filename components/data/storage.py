@@ -1,111 +1,27 @@
 """Objects at gs:// and s3://: found with their version, read in parallel pieces, checked whole.
 
-What is particular to one store is a `Service`: `google_storage` and `s3_storage` are the two.
+What is particular to one store is a `service.Service`: `google_storage` and `s3_storage` are two.
 """
 
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 from urllib.parse import quote
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_json
 from kfloop.components.data.checksums import checksum
+from kfloop.components.data.service import Service, StoredObject
 
 SCHEMES = ("gs", "s3")
 # Large enough that a round trip costs little, small enough that a lost connection does.
 PIECE_BYTES = 32 << 20
 WORKERS = 8
 RETRY_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """One content of one object.
-
-    Attributes:
-        scheme: Of its URI, `gs` or `s3`.
-        bucket: Its bucket.
-        name: Its name in the bucket.
-        version: Which content of that name it is; a name that is written again gets another. At
-            s3:// empty where the bucket keeps no versions: there the `etag` tells it.
-        etag: The store's own tag of that content.
-        size: Stored bytes.
-        algorithm: What `checksum` is, a key of `checksums.ALGORITHMS`; empty if the store tells
-            none that can be compared.
-        checksum: Checksum of the stored bytes, as `checksums.checksum` spells it.
-        part_bytes: If it is one of the checksums of parts, how long those are; else 0.
-        encoding: Content-Encoding, for example `gzip`; usually empty.
-    """
-
-    scheme: str
-    bucket: str
-    name: str
-    version: str
-    etag: str
-    size: int
-    algorithm: str = ""
-    checksum: str = ""
-    part_bytes: int = 0
-    encoding: str = ""
-
-    @property
-    def uri(self) -> str:
-        """Where it is."""
-        return f"{self.scheme}://{self.bucket}/{self.name}"
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What identifies it, for metadata."""
-        told: dict[str, Any] = {"uri": self.uri, "bytes": self.size}
-        if self.version:
-            told["generation" if self.scheme == "gs" else "version_id"] = self.version
-        told["etag"] = self.etag
-        return told | ({self.algorithm: self.checksum} if self.algorithm else {})
-
-    def is_content_of(self, file: Path) -> bool:
-        """Tells whether a file has this content, as far as the store's checksum shows it."""
-        if not self.algorithm:
-            return False
-        return checksum(file, self.algorithm, self.part_bytes) == self.checksum
-
-
-class Service(Protocol):
-    """What one kind of store does; every call is tried again while the store is busy."""
-
-    scheme: str
-
-    def get(self, bucket: str, name: str) -> StoredObject | None:
-        """Returns an object as it is now, or None."""
-
-    def list(self, bucket: str, prefix: str) -> Iterable[StoredObject]:
-        """Yields the objects whose names start with `prefix`."""
-
-    def pin(self, found: StoredObject) -> StoredObject:
-        """Completes what a listing left out, of the very content that it listed."""
-
-    def read(self, found: StoredObject, end: int, file: BinaryIO) -> None:
-        """Writes stored bytes of this content: from the file's position, before `end`."""
-
-    def add(self, file: Path, bucket: str, name: str) -> StoredObject | None:
-        """Writes a new object; None if the name is taken."""
-
-    def delete(self, found: StoredObject) -> bool:
-        """Deletes this content, if it is there; returns False if there is another one."""
-
-    def explained(self, uri: str, pinned: bool = False) -> AbstractContextManager[None]:
-        """Turns an error of the store into an InputError of one sentence.
-
-        Args:
-            uri: What it is about.
-            pinned: Whether one content was asked for: what is not there was there before.
-        """
 
 
 def open_store(
@@ -152,7 +68,7 @@ class Store:
         Raises:
             InputError: If the store cannot be asked.
         """
-        scheme, bucket, name = split_uri(uri)
+        _, bucket, name = split_uri(uri)
         if not re.search(r"[*?\[]", name):
             if name and not name.endswith("/"):
                 with self.service.explained(uri):
@@ -160,18 +76,17 @@ class Store:
                 if one is not None:
                     return [one]
                 name += "/"
-            return self.list_folder(f"{scheme}://{bucket}/{name}")
+            return self._list(uri, bucket, name)
         fixed = re.split(r"[*?\[]", name, maxsplit=1)[0]
         pattern = re.compile(_glob_to_regex(name))
-        return [
-            found
-            for found in self.list_folder(f"{scheme}://{bucket}/{fixed}")
-            if pattern.fullmatch(found.name)
-        ]
+        listed = self._list(uri, bucket, fixed)
+        return [found for found in listed if pattern.fullmatch(found.name)]
 
     def list_folder(self, uri: str) -> list[StoredObject]:
         """Returns every object whose URI starts with `uri`, by name."""
-        _, bucket, prefix = split_uri(uri)
+        return self._list(uri, *split_uri(uri)[1:])
+
+    def _list(self, uri: str, bucket: str, prefix: str) -> list[StoredObject]:
         with self.service.explained(uri):
             listed = list(self.service.list(bucket, prefix))
         # A name that ends in / stands for a folder; it has no content.
@@ -229,7 +144,7 @@ class Store:
             stored = self.service.add(file, bucket, name)
             if stored is None:
                 stored = self.service.get(bucket, name)
-                if stored is None or not stored.is_content_of(file):
+                if stored is None or stored.differs_from(file):
                     raise InputError(
                         f"{uri} was written by somebody else meanwhile; run the step again."
                     )
@@ -337,11 +252,6 @@ def _file_name(part: str) -> str:
     """Spells out what a path cannot carry, so that every object has a file of its own."""
     special = {"": "%", ".": "%2E", "..": "%2E%2E"}
     return special.get(part) or quote(part, safe=" =+,@()")
-
-
-def one_line(error: BaseException) -> str:
-    """Returns what an error says, short enough for a sentence."""
-    return " ".join(str(error).split()).rstrip(".")[:300]
 
 
 def split_uri(uri: str) -> tuple[str, str, str]:

@@ -11,7 +11,6 @@ from kfloop.components.contracts.model_package import ModelPackage
 from kfloop.components.deployment.package_storage import package_directory
 from kfloop.components.deployment.packages import read_package
 from kfloop.components.deployment.registry import OFF, URI_TAG, Version, open_registry
-from kfloop.components.images import image
 
 
 def register_model(
@@ -87,7 +86,7 @@ def lineage(package: ModelPackage, uri: str, run_id: str) -> dict[str, str]:
         "kfloop.schema_fingerprint": package.schema_fingerprint,
         "kfloop.feature_service": package.feature_service,
         "kfloop.git_commit": package.git_commit,
-        "kfloop.image": image("training"),
+        "kfloop.image": package.image,
         "kfloop.training_since": str(window.get("since") or ""),
         "kfloop.training_until": str(window.get("until") or ""),
         "kfloop.training_rows": str(window.get("rows") or ""),

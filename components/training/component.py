@@ -269,7 +269,7 @@ def submit_train_job(
         label: Column to predict; no nulls.
         job_image: Image of the nodes: the training family's, with its JAX lock.
         volume_claim: ReadWriteMany PersistentVolumeClaim of the nodes.
-        volume_path: Where it is mounted, in this step (kfp.kubernetes.mount_pvc) and in the nodes.
+        volume_path: Where it is mounted, in this step (loop file: `volumes`) and in the nodes.
         nodes: Number of machines.
         resources: Of each node, for example `{"cpu": "8", "nvidia.com/gpu": 1}`.
         runtime: ClusterTrainingRuntime.
@@ -382,7 +382,7 @@ def tune_with_katib(
         space: As for tune_model.
         trial_image: Image of the trials: the training family's.
         volume_claim: ReadWriteMany PersistentVolumeClaim of the trials.
-        volume_path: Where it is mounted, in this step (kfp.kubernetes.mount_pvc) and in the trials.
+        volume_path: Where it is mounted, in this step (loop file: `volumes`) and in the trials.
         trials: Trials in all.
         parallel_trials: Trials at the same time.
         timeout_minutes: The experiment is deleted after so many minutes.

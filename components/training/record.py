@@ -46,6 +46,7 @@ def describe_training(
         training_window=data.window,
         trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=os.environ.get("KFLOOP_GIT_COMMIT", ""),
+        image=os.environ.get("KFLOOP_IMAGE", ""),
         metrics={
             name.replace("val_", "validation_"): value
             for name, value in result.epochs[result.best].items()

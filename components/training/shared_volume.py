@@ -68,8 +68,8 @@ def share(
     root = Path(volume.path)
     if not root.is_dir():
         raise InputError(
-            f"There is no {root}: mount the claim {volume.claim!r} there in this step too, with "
-            "kfp.kubernetes.mount_pvc."
+            f"There is no {root}: mount the claim {volume.claim!r} there in this step too, by "
+            "`volumes` in the loop file."
         )
     directory = root / name
     if not (directory / DATASET).is_dir():

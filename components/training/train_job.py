@@ -132,6 +132,7 @@ def train_job(name: str, job: TrainJobSettings) -> dict[str, Any]:
         "image": job.image,
         "command": ["python", "-m", "kfloop.components.training.distributed"],
         "args": ["--spec", str(spec)],
+        "env": [{"name": "KFLOOP_IMAGE", "value": job.image}],
         "numNodes": job.nodes,
     }
     if resources:

@@ -10,8 +10,8 @@ def many_machines(
     """Tune with a pod per trial (Katib), then train on four machines (Kubeflow Trainer)."""
     train = dsl.importer(artifact_uri=train_uri, artifact_class=dsl.Dataset)
     schema = dsl.importer(artifact_uri=schema_uri, artifact_class=dsl.Artifact)
-    # Both steps need the volume. With the package kfp-kubernetes, for each task:
-    # kfp.kubernetes.mount_pvc(task, pvc_name="shared", mount_path="/mnt/shared")
+    # Both steps need the volume: `volumes: {shared: {path: /mnt/shared}}` in the loop file with
+    # which `kfloop submit many_machines.yaml --config loop.yaml` submits this.
     tuned = tune_with_katib(
         train=train.output,
         schema=schema.output,

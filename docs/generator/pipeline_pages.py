@@ -9,7 +9,8 @@ INTRODUCTION = """# Pipelines
 
 What `kfloop run NAME` and schedules run, and what is uploaded to Kubeflow: the YAML in
 `pipelines/compiled`. On a command line the [loop file](loop-file.md) gives the parameters; in the
-form of the Kubeflow UI they are filled in by hand."""
+form of the Kubeflow UI they are filled in by hand. The form shows names and types: what each one
+means is here, in the YAML, and told by `kfloop catalogue NAME`."""
 
 
 def render() -> str:

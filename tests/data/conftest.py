@@ -4,11 +4,13 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import s3_server
+from botocore.loaders import create_loader
 from postgresql_server import Database, server_binaries, serving
 from storage_server import Server
 
@@ -28,12 +30,18 @@ def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[s3_server.Se
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    # The client's descriptions of AWS are read once, and a pause need not be long to be one.
+    monkeypatch.setattr("botocore.session.create_loader", _loader)
+    monkeypatch.setattr("kfloop.components.data.s3_storage.FIRST_PAUSE_SECONDS", 0.01)
     with s3_server.Server() as server, _running(server):
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setenv("AWS_REGION", server.region)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         yield server
+
+
+_loader = cache(create_loader)
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def test_large_partitions_have_several_files(
         ({"timestamp": "carrier"}, "holds VARCHAR"),
         ({"partition_by": ["at", "carrier", "prediction"]}, "leave one for the rows"),
         ({"partition_by": ["at"]}, "more than 2 partitions"),
-        ({"uri": "s3://bucket/a"}, "only local and mounted"),
+        ({"uri": "az://bucket/a"}, "only local and mounted"),
         ({"uri": ""}, "is empty"),
         ({"uri": "${NOWHERE_SET}/a"}, "NOWHERE_SET, which is not set"),
     ],
@@ -224,13 +224,14 @@ def test_an_object_overwritten_meanwhile_is_left_alone(
 
 
 def test_an_upload_larger_than_one_request_arrives_whole(store: Server, tmp_path: Path) -> None:
-    from kfloop.components.data.storage import Store, checksum
+    from kfloop.components.data.checksums import checksum
+    from kfloop.components.data.storage import open_store
 
     file = tmp_path / "large"
     file.write_bytes(bytes(range(256)) * 40_000)
-    stored = Store(retry_seconds=5).upload(file, "gs://bucket/large")
-    assert stored.crc32c == checksum(file)
+    stored = open_store("gs", retry_seconds=5).upload(file, "gs://bucket/large")
+    assert stored.checksum == checksum(file)
     assert store.objects["bucket", "large"].content == file.read_bytes()
     (tmp_path / "other").write_bytes(b"other")
     with pytest.raises(InputError, match="written by somebody else meanwhile"):
-        Store().upload(tmp_path / "other", "gs://bucket/large")
+        open_store("gs").upload(tmp_path / "other", "gs://bucket/large")

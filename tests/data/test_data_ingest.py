@@ -109,7 +109,7 @@ def test_the_fingerprint_depends_on_no_path_or_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ({"uri": "s3://bucket/days.parquet"}, "s3://, which is neither"),
+        ({"uri": "az://bucket/days.parquet"}, "az://, which is neither"),
         ({"uri": "sqlite:///days.db"}, "give it a query"),
         ({"uri": "{days}", "query": "SELECT 1", "format": "csv"}, "leave out its format"),
         ({"uri": "nowhere.csv"}, "no data file is"),

@@ -253,7 +253,7 @@ def test_missing_credentials_are_one_sentence(out: Path, monkeypatch: pytest.Mon
         ("gs://nowhere/a.csv", "no data file is|does not exist"),
         ("gs:///a.csv", "names no bucket"),
         ("gs://${NOWHERE_SET}/a.csv", "NOWHERE_SET, which is not set"),
-        ("s3://bucket/a.csv", "s3://, which is neither"),
+        ("az://bucket/a.csv", "az://, which is neither"),
     ],
 )
 def test_a_bad_place_is_one_sentence(store: Server, out: Path, uri: str, told: str) -> None:

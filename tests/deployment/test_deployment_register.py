@@ -31,6 +31,7 @@ def published(directory: Path, version: str) -> str:
         dataset_fingerprint="d" * 64,
         feature_service="fs",
         git_commit="abc",
+        image="registry.example.com/training@sha256:" + "1" * 64,
         training_window={"since": "2013-01-01", "until": "2013-06-01", "rows": 10},
         hyperparameters={"layers": [4, 2], "epochs": 3},
     )
@@ -57,7 +58,7 @@ def test_a_version_is_registered_once_with_metrics_lineage_and_files(
     assert version.tags["kfloop.dataset_fingerprint"] == "d" * 64
     assert version.tags["kfloop.version"] == "1"
     assert version.tags["kfloop.pipeline_run"] == "run-7"
-    assert version.tags["kfloop.image"].startswith("kfloop/training:")
+    assert version.tags["kfloop.image"] == "registry.example.com/training@sha256:" + "1" * 64
     assert "kfloop.schema_fingerprint" not in version.tags
     run = client.get_run(version.run_id)
     assert run.data.metrics == {"auc": 0.8, "auc.low": 0.7, "auc.high": 0.9}

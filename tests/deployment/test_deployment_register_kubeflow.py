@@ -45,7 +45,7 @@ def test_a_version_is_registered_once_with_metrics_and_lineage(
         }
         for key, value in lineage.items():
             assert properties[f"kfloop.{key}"]["string_value"] == value
-        assert properties["kfloop.image"]["string_value"].startswith("kfloop/training:")
+        assert properties["kfloop.image"]["string_value"].startswith("registry.example.com/")
         assert [each["uri"] for each in store.entities["artifacts"]] == [first, second]
 
 

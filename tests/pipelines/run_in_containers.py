@@ -5,8 +5,9 @@
 It is the YAML that is uploaded to a cluster, walked by the local runner; in place of a family's
 environment, podman runs the family's image: as a user that is not root, on a read-only root, with
 DIRECTORY (which is made) as the one volume. Only the deployment steps have a network, on which
-they find a double of the Kubernetes API with KServe's controllers. KFLOOP_IMAGE_PREFIX and
-KFLOOP_IMAGE_VARIANTS say which images stand for those of the YAML.
+they find a double of the Kubernetes API with KServe's controllers. At the end the image of the
+model server serves what was published. KFLOOP_IMAGE_PREFIX and KFLOOP_IMAGE_VARIANTS say which
+images stand for those of the YAML.
 """
 
 import os
@@ -18,6 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from serve_in_container import check_served
 
 from kfloop.components.images import image
 from kfloop.pipelines.arguments import pipeline_arguments
@@ -62,6 +65,7 @@ def main(directory: Path, weather: Path) -> int:
     """Runs the pipeline and returns the exit status."""
     # Containers run as another user than this process: what is made here, they must write.
     os.umask(0)
+    directory.mkdir(parents=True)
     project, volumes = directory / "project", directory / "volumes"
     shutil.copytree(TESTS / "loops" / "weather", project)
     shutil.copy(weather, project / "weather.parquet")
@@ -87,16 +91,18 @@ def main(directory: Path, weather: Path) -> int:
     ):
         kubeconfig = api.kubeconfig(directory / "kubeconfig", namespace=NAMESPACE)
         cluster = {"KUBECONFIG": str(kubeconfig), "KFLOOP_PVC_ROOT": str(volumes)}
-
-        def container(name: str) -> ImageEnvironment:
-            return _stand_in(name, Path(shims), directory, cluster)
-
+        pipeline = _tried_once(load_pipeline(compiled_path("training")))
+        settings = _settings(pipeline)
+        stand_ins = {
+            name: _stand_in(name, Path(shims), directory, cluster, settings)
+            for name in pipeline.images()
+        }
         try:
             record = run_pipeline(
-                _tried_once(load_pipeline(compiled_path("training"))),
+                pipeline,
                 arguments,
                 state,
-                container,
+                stand_ins.__getitem__,
                 Tell(),
                 caching=False,
             )
@@ -106,28 +112,39 @@ def main(directory: Path, weather: Path) -> int:
         for decision in record.decisions():
             print(decision["summary"])
         print(f"requests answered by version: {dict(controllers.answered)}")
+        package = volumes / CLAIM / "published" / loop.name / "1"
+        print(f"model server: {check_served(package, loop.name, USER)}")
     return 0
 
 
-def _stand_in(name: str, shims: Path, volume: Path, cluster: dict[str, str]) -> ImageEnvironment:
+def _settings(pipeline: PipelineSpec) -> list[str]:
+    """Returns the names of the variables that the YAML sets in containers."""
+    containers = [executor.get("container", {}) for executor in pipeline.executors.values()]
+    return sorted({entry["name"] for each in containers for entry in each.get("env", [])})
+
+
+def _stand_in(
+    name: str, shims: Path, volume: Path, cluster: dict[str, str], settings: list[str]
+) -> ImageEnvironment:
     """Makes a directory whose `sh`, with which every step starts, is one in the image."""
     family = environments.family_of_image(name)
     place = shims / family
-    if not place.is_dir():
-        deploys = family == "deployment"
-        command = [
-            *("podman", "run", "--rm", "--pull=never", "--read-only", "--tmpfs=/tmp:exec"),
-            *(f"--user={USER}", "--cap-drop=all", "--security-opt=no-new-privileges"),
-            f"--network={'host' if deploys else 'none'}",
-            f"--volume={volume}:{volume}",
-            *(f"--env={key}={value}" for key, value in cluster.items() if deploys),
-        ]
-        place.mkdir()
-        shim = place / "sh"
-        shim.write_text(
-            f'#!/bin/sh\nexec {shlex.join(command)} --workdir="$PWD" {image(family)} sh "$@"\n'
-        )
-        shim.chmod(0o755)
+    deploys = family == "deployment"
+    command = [
+        *("podman", "run", "--rm", "--pull=never", "--read-only", "--tmpfs=/tmp:exec"),
+        *(f"--user={USER}", "--cap-drop=all", "--security-opt=no-new-privileges"),
+        f"--network={'host' if deploys else 'none'}",
+        f"--volume={volume}:{volume}",
+        *(f"--env={key}={value}" for key, value in cluster.items() if deploys),
+        # Those that the runner has set for a step.
+        *(f"--env={key}" for key in settings),
+    ]
+    place.mkdir()
+    shim = place / "sh"
+    shim.write_text(
+        f'#!/bin/sh\nexec {shlex.join(command)} --workdir="$PWD" {image(family)} sh "$@"\n'
+    )
+    shim.chmod(0o755)
     variables = {**os.environ, "PATH": f"{place}{os.pathsep}{os.environ['PATH']}"}
     return ImageEnvironment(variables, name, "")
 

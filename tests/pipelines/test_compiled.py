@@ -77,6 +77,9 @@ def test_every_container_runs_the_image_of_its_family(pipeline):
     for label, function in executor_functions(spec).items():
         container = spec["deploymentSpec"]["executors"][label]["container"]
         assert container["image"] == image(family_of[function])
+        told = {one["name"]: one["value"] for one in container.get("env", [])}
+        assert told.get("KFLOOP_IMAGE", container["image"]) == container["image"]
+        assert ("KFLOOP_IMAGE" in told) == (family_of[function] == "training")
 
 
 @pytest.mark.parametrize("pipeline", sorted(PIPELINES))

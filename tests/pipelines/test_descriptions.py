@@ -1,4 +1,4 @@
-"""Whoever fills in the form of the Kubeflow UI reads what each parameter means."""
+"""A compiled pipeline says what each of its parameters means, in words that are written once."""
 
 import copy
 

@@ -186,7 +186,8 @@ SOURCE = "trips: {uri: trips.csv, timestamp: at}"
         ("{uri: 'gs://bucket/a', query: SELECT 1}", "query needs the URL of a database"),
         ("{uri: trips.csv, query: SELECT 1}", "query needs the URL of a database"),
         ("{uri: 'sqlite:///a.db', query: SELECT 1, format: csv}", "leave out format"),
-        ("{uri: 's3://bucket/a'}", "s3:// is not supported"),
+        ("{uri: 's3://bucket/a', query: SELECT 1}", "query needs the URL of a database"),
+        ("{uri: 'az://bucket/a'}", "az:// is not supported"),
         ("{uri: '$BUCKET/a'}", r"write it like \$\{NAME\}"),
         ("{uri: '${WAREHOUSE}', query: trips.sql}", "query: there is no .*trips.sql"),
     ],
@@ -201,6 +202,7 @@ def test_names_a_mistake_of_a_source(write, source, sentence):
     ("source", "parameter"),
     [
         ("{uri: 'gs://${BUCKET}/trips'}", {"uri": "gs://${BUCKET}/trips"}),
+        ("{uri: 's3://bucket/trips'}", {"uri": "s3://bucket/trips"}),
         (
             "{uri: 'sqlite:///trips.db', query: trips.sql}",
             {"uri": "sqlite:///{base}/trips.db", "query": "SELECT 1 -- from a file"},
@@ -267,6 +269,20 @@ def test_a_payload_logger_that_would_be_asked_is_refused(write, tmp_path):
     load_loop(write(GOOD + unasked.replace("ml}", "ml, canary: {steps: []}}")))
     with pytest.raises(InputError, match="source: prometheus and prometheus_url go together"):
         load_loop(write(GOOD + "serving: {canary: {source: prometheus}}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "since"),
+    [
+        ("split: {at: 2013-06-01, until: 2013-07-01}\n", "2013-07-01"),
+        ("split: {at: 2013-06-01}\n", "2013-06-01"),
+        ("split: {at: 2013-06-01}\nreplay: {since: 2013-06-15}\n", "2013-06-15"),
+        ("split: {fraction: 0.2}\n", ""),
+    ],
+)
+def test_what_the_model_learned_from_is_not_replayed(write, tmp_path, text, since):
+    loop, base = load_loop(write(GOOD + text))
+    assert pipeline_arguments("replay", loop, base, tmp_path)["since"] == since
 
 
 def test_names_every_mistake_at_once(write):

@@ -148,7 +148,7 @@ def test_the_catalogue_lists_the_parameters_of_a_pipeline():
     rows = {line.split()[0]: line for line in shown.splitlines()[1:] if line[:1].strip()}
     declared = load_pipeline(compiled_path("training")).root["inputDefinitions"]["parameters"]
     assert set(rows) == set(declared)
-    assert rows["label"].split(maxsplit=2)[1:] == ["required", "Column to predict; no nulls."]
+    assert " ".join(rows["label"].split()) == "label required Column to predict; no nulls."
     assert "[20]" in rows["canary_steps"]
 
 

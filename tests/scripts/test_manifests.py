@@ -19,6 +19,12 @@ FOLDERS = ("accounts", "monitoring", "network", "payload-logger", "rbac", "runti
 # Applied by whoever administers KServe or uses Trainer or Katib, and files of other tools.
 APART = {"config-reader.yaml", "training.yaml"}
 
+# The Prometheus operator's.
+OPERATOR = (
+    Resource("monitoring.coreos.com", "v1", "prometheusrules", "PrometheusRule"),
+    Resource("monitoring.coreos.com", "v1", "podmonitors", "PodMonitor"),
+)
+
 
 def documents(path: Path) -> list[dict]:
     return [one for one in yaml.safe_load_all(path.read_text()) if one]
@@ -95,7 +101,8 @@ def test_the_check_of_fields_finds_typing_errors():
 
 def test_everything_can_be_created_beside_each_other():
     with ApiServer(namespaces=["ml"]) as api, KServe(api, mode="Standard"):
-        api.register(Resource("monitoring.coreos.com", "v1", "prometheusrules", "PrometheusRule"))
+        for kind in OPERATOR:
+            api.register(kind)
         for one in ALL:
             api.create({**one, "metadata": {"namespace": "ml", **one["metadata"]}})
 
@@ -113,6 +120,27 @@ def test_roles_name_each_right_and_bindings_roles_and_accounts_that_are_there():
                 if subject["kind"] == "ServiceAccount":
                     assert subject["name"] in names["ServiceAccount"] | foreign
     assert not any(one["kind"].startswith("ClusterRole") for one in ALL)
+
+
+def test_what_prometheus_asks_is_there_to_be_asked():
+    """The names by which a PodMonitor finds pods, ports and annotations are those of the pods."""
+    by_name = {(one["kind"], one["metadata"]["name"]): one for one in ALL}
+    template = by_name["Deployment", "kfloop-payload-logger"]["spec"]["template"]
+    logger = by_name["PodMonitor", "kfloop-payload-logger"]["spec"]
+    wanted = logger["selector"]["matchLabels"]
+    assert wanted.items() <= template["metadata"]["labels"].items()
+    ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+    assert {each["port"] for each in logger["podMetricsEndpoints"]} <= ports
+
+    predictors = by_name["PodMonitor", "kfloop-predictors"]["spec"]
+    (endpoint,) = predictors["podMetricsEndpoints"]
+    labels = {label for one in endpoint["relabelings"] for label in one["sourceLabels"]}
+    for (kind, name), runtime in by_name.items():
+        if kind == "ServingRuntime":
+            for key in runtime["spec"]["annotations"]:
+                mangled = re.sub(r"[^a-zA-Z0-9]", "_", key)
+                assert f"__meta_kubernetes_pod_annotation_{mangled}" in labels, name
+            assert runtime["spec"]["containers"][0]["name"] == endpoint["relabelings"][0]["regex"]
 
 
 def test_no_secret_is_among_them():
@@ -145,7 +173,8 @@ def test_kustomize_builds_the_same_and_a_dry_run_takes_it(folder, tmp_path):
             for one in yaml.safe_load_all(run("kustomize", str(folder)))]  # fmt: skip
     assert sorted(made) == sorted((one["kind"], one["metadata"]["name"]) for one in built(folder))
     with ApiServer(namespaces=["ml"]) as api, KServe(api, mode="Standard"):
-        api.register(Resource("monitoring.coreos.com", "v1", "prometheusrules", "PrometheusRule"))
+        for kind in OPERATOR:
+            api.register(kind)
         config = f"--kubeconfig={api.kubeconfig(tmp_path / 'kubeconfig', 'ml')}"
         told = run(config, "apply", "--dry-run=client", "--validate=false", "-k", str(folder))
     assert told.count("created (dry run)") == len(made)

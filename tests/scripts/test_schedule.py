@@ -1,6 +1,13 @@
-"""`kfloop schedule` against a double of the KFP API, through the unmodified kfp client."""
+"""`kfloop schedule` against a double of the KFP API, through the unmodified kfp client.
 
+With KFLOOP_TEST_KFP_HOST the first tests ask that API too, in experiments of their own,
+of which only the empty ones are left.
+"""
+
+import uuid
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +18,9 @@ from hypothesis import strategies as st
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.cron import next_times, to_kfp
+from kfloop.pipelines.kfp_client import connect
 from kfloop.pipelines.schedule_file import load_schedules
+from kfloop.pipelines.schedules import Existing, find_existing
 from kfloop.scripts.schedule import schedule
 
 FILE = """\
@@ -24,20 +33,12 @@ schedules:
 """
 
 
-@pytest.fixture
-def api():
-    with KfpApi() as api:
-        yield api
-
-
-@pytest.fixture
-def kfloop(api, tmp_path):
-    """Runs a schedule command over a file's text; returns what it printed."""
+def command_for(host: str, file: Path) -> Callable[..., str]:
+    """Returns what runs a schedule command over a file's text, and returns what it printed."""
 
     def kfloop(command: str, text: str = FILE) -> str:
-        file = tmp_path / "schedules.yaml"
         file.write_text(text)
-        arguments = [command, "--file", str(file), "--host", api.url]
+        arguments = [command, "--file", str(file), "--host", host]
         done = CliRunner().invoke(schedule, arguments, catch_exceptions=True)
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
@@ -46,53 +47,97 @@ def kfloop(api, tmp_path):
     return kfloop
 
 
+@pytest.fixture
+def kfloop(api, tmp_path):
+    return command_for(api.url, tmp_path / "schedules.yaml")
+
+
+class Anywhere:
+    """The schedules of an experiment of its own, at the double or at a real KFP."""
+
+    def __init__(self, host: str, file: Path) -> None:
+        self.client = connect(host)
+        self.experiment = f"kfloop-test-{uuid.uuid4().hex[:8]}"
+        self.run = command_for(host, file)
+
+    def kfloop(self, command: str, text: str = FILE) -> str:
+        return self.run(command, f"experiment: {self.experiment}\n{text}")
+
+    def there(self) -> list[Existing]:
+        """Returns the recurring runs."""
+        try:
+            made = self.client.get_experiment(experiment_name=self.experiment)
+        except ValueError:  # what the client says when there is none
+            return []
+        return find_existing(self.client, made.experiment_id)
+
+    def enabled(self) -> dict[str, bool]:
+        """Returns whether each recurring run fires, by its parameter `reason`."""
+        return {one.facts["parameters"]["reason"]: one.enabled for one in self.there()}
+
+
+@pytest.fixture
+def anywhere(host, tmp_path):
+    place = Anywhere(host, tmp_path / "schedules.yaml")
+    yield place
+    for one in place.there():
+        place.client.delete_recurring_run(one.id)
+
+
 def enabled(api: KfpApi) -> list[str]:
     return [run["display_name"] for run in api.recurring_runs() if run["status"] == "ENABLED"]
 
 
-def test_plan_changes_nothing_and_tells_when_it_fires(api, kfloop):
-    told = kfloop("plan")
+def test_plan_changes_nothing_and_tells_when_it_fires(anywhere):
+    told = anywhere.kfloop("plan")
     assert "+ create  nightly-rollback-drill: it is new" in told
     assert told.count("06:00") == 3
-    assert not api.recurring_runs()
+    assert not anywhere.there()
 
 
-def test_apply_creates_what_the_file_says(api, kfloop):
-    kfloop("apply")
-    (run,) = api.recurring_runs()
-    assert run["trigger"]["cron_schedule"]["cron"] == "0 0 6 * * 1,2,3,4,5"
-    assert run["runtime_config"]["parameters"] == {"service": "flights", "reason": "drill"}
-    assert run["no_catchup"] is True
-    assert run["max_concurrency"] == "1"
-    assert run["status"] == "ENABLED"
+def test_apply_creates_what_the_file_says(anywhere):
+    anywhere.kfloop("apply")
+    (run,) = anywhere.there()
+    assert run.facts["cron"] == "0 0 6 * * 1,2,3,4,5"
+    assert run.facts["parameters"] == {"service": "flights", "reason": "drill"}
+    assert run.facts["catch_up"] is False
+    assert run.facts["concurrency"] == 1
+    assert run.enabled
 
 
-def test_apply_again_does_nothing(api, kfloop):
-    kfloop("apply")
-    assert "Nothing to do." in kfloop("apply")
-    assert "Nothing to do." in kfloop("plan")
-    assert len(api.recurring_runs()) == 1
+def test_apply_again_does_nothing(anywhere):
+    anywhere.kfloop("apply")
+    assert "Nothing to do." in anywhere.kfloop("apply")
+    assert "Nothing to do." in anywhere.kfloop("plan")
+    assert len(anywhere.there()) == 1
 
 
-def test_changed_content_is_shown_and_replaces_the_old_one_without_deleting_it(api, kfloop):
-    kfloop("apply")
+def test_changed_content_is_shown_and_replaces_the_old_one_without_deleting_it(anywhere):
+    anywhere.kfloop("apply")
     changed = FILE.replace("reason: drill", "reason: exercise").replace("0 6", "30 7")
-    told = kfloop("plan", changed)
+    told = anywhere.kfloop("plan", changed)
     assert 'parameters.reason: "drill" → "exercise"' in told
     assert 'cron: "0 0 6 * * 1,2,3,4,5" → "0 30 7 * * 1,2,3,4,5"' in told
     assert "spec:" not in told
-    kfloop("apply", changed)
-    old, new = api.recurring_runs()
-    assert (old["status"], new["status"]) == ("DISABLED", "ENABLED")
+    anywhere.kfloop("apply", changed)
+    assert anywhere.enabled() == {"drill": False, "exercise": True}
 
 
-def test_going_back_to_former_content_enables_it_again(api, kfloop):
-    kfloop("apply")
+def test_going_back_to_former_content_enables_it_again(anywhere):
+    anywhere.kfloop("apply")
     changed = FILE.replace("drill}", "exercise}")
-    kfloop("apply", changed)
-    kfloop("apply")
-    old, new = api.recurring_runs()
-    assert (old["status"], new["status"]) == ("ENABLED", "DISABLED")
+    anywhere.kfloop("apply", changed)
+    anywhere.kfloop("apply")
+    assert anywhere.enabled() == {"drill": True, "exercise": False}
+
+
+def test_what_left_the_file_is_pruned(anywhere):
+    anywhere.kfloop("apply")
+    empty = "time_zone: UTC\nschedules: {}\n"
+    anywhere.kfloop("apply", empty)
+    assert anywhere.enabled() == {"drill": False}
+    assert "deleted nightly-rollback-drill" in anywhere.kfloop("prune", empty)
+    assert not anywhere.there()
 
 
 def test_failure_between_create_and_disable_is_mended_by_the_next_apply(api, kfloop):

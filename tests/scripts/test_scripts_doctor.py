@@ -209,6 +209,22 @@ def test_a_volume_is_storage_too(api, told):
     assert "the claim models is lost" in only(lines, "fix")
 
 
+def test_sources_at_s3_need_credentials(api, told):
+    text = BIKES.replace("gs://${BUCKET}", "s3://trips")
+    (line,) = [line for line in told(text)[0] if "s3:// access" in line]
+    assert line.startswith("note") and "pipeline-runner no annotation eks.amazonaws.com" in line
+    half = f"{text}  AWS_ACCESS_KEY_ID: {{secret: bikes, key: bucket}}\n"
+    half = half.replace("secrets: {BUCKET: {secret: bikes, key: bucket}}", "secrets:")
+    lines, broken = told(half)
+    assert broken and "has AWS_ACCESS_KEY_ID but not AWS_SECRET_ACCESS_KEY" in only(lines, "fix")
+    whole = f"{half}  AWS_SECRET_ACCESS_KEY: {{secret: bikes, key: bucket}}\n"
+    lines, broken = told(whole)
+    assert not broken and {line.split()[0] for line in lines} == {"ok"}
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/trips"}
+    api.patch("serviceaccounts", "pipeline-runner", "ml", {"metadata": {"annotations": role}})
+    assert "ok   s3:// access: pipeline-runner is arn:aws:iam::1:role/trips" in told(text)[0]
+
+
 def test_what_an_account_may_not_look_at_is_a_note_and_no_fault(api, told, tmp_path, monkeypatch):
     readable = ["gateways", "servingruntimes", "serviceaccounts", "rolebindings"]
     readable += ["prometheusrules", "inferenceservices", "configmaps"]
@@ -236,3 +252,12 @@ def test_no_cluster_is_told_and_nothing_below_it(kfp, told, monkeypatch, tmp_pat
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
     lines, broken = told()
     assert broken and lines[-1].startswith("fix  Kubernetes: ")
+
+
+def test_without_any_address_the_kfp_api_is_one_line_of_ours(monkeypatch, tmp_path):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
+    lines = CliRunner().invoke(doctor, []).output.splitlines()
+    assert all(line.startswith(("ok   ", "fix  ", "note ")) for line in lines), lines
+    (told,) = [line for line in lines if line.startswith("fix  KFP API: ")]
+    assert told.endswith("by --host or KF_PIPELINES_ENDPOINT, or a kubeconfig by KUBECONFIG.")

@@ -93,6 +93,14 @@ def test_variants_bases_networks_and_tests_are_passed_on(monkeypatch):
     } <= set(command)
 
 
+def test_a_dry_run_names_the_secrets_of_a_build_and_shows_none(monkeypatch):
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://me:hunter2@packages.example.com/simple")
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/certificates.pem")
+    (command,) = commands("build", "data", "--engine", "podman")
+    assert {"--secret=id=packages", "--secret=id=certificates"} <= set(command)
+    assert "packages.example.com" not in str(command) and "hunter2" not in str(command)
+
+
 def test_an_image_that_does_not_exist_is_told():
     with pytest.raises(InputError, match=r"no image 'dta'; there is data, validation"):
         call("build", "dta")

@@ -4,18 +4,21 @@ With KFLOOP_TEST_KFP_HOST the first tests ask that API too.
 """
 
 import json
-import os
+import runpy
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from doubles.kfp_api import KfpApi, Refused
+from doubles.kfp_api import Refused
+from kfp import compiler
 
+from kfloop.components import FAMILIES
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.submit import last_runs, run_status, submit_pipeline, wait_for_run
 from kfloop.scripts.status import duration, status
 from kfloop.scripts.submit import submit
 
-REAL = os.environ.get("KFLOOP_TEST_KFP_HOST", "")
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 BIKES = """\
 name: bikes
 task: regression
@@ -33,17 +36,6 @@ environment: {KFLOOP_KSERVE_MODE: Standard}
 """
 # A roll back of nothing: it can be submitted anywhere, and fails there.
 ROLLBACK = {"service": "kfloop-test", "reason": "test", "dry_run": True}
-
-
-@pytest.fixture
-def api():
-    with KfpApi() as api:
-        yield api
-
-
-@pytest.fixture(params=["double", *(["real"] if REAL else [])])
-def host(request, api):
-    return REAL if request.param == "real" else api.url
 
 
 @pytest.fixture
@@ -104,7 +96,7 @@ def test_the_loop_file_gives_parameters_and_resources(api, bikes):
     mounts = [{"constant": "state", "mountPath": "/state"}]
     assert limits["exec-train-model"] == {"activeDeadlineSeconds": "5400", "pvcMount": mounts}
     container = spec["deploymentSpec"]["executors"]["exec-train-model"]["container"]
-    assert container["env"] == [{"name": "KFLOOP_KSERVE_MODE", "value": "Standard"}]
+    assert {"name": "KFLOOP_KSERVE_MODE", "value": "Standard"} in container["env"]
     assert limits["exec-ingest-data"]["secretAsEnv"] == [
         {
             "secretName": "warehouse",
@@ -131,6 +123,34 @@ def test_images_come_from_another_registry_when_asked_for(api, monkeypatch, tmp_
         f"registry.example.com/ml/deployment@sha256:{'a' * 64}"
     }
     assert sent["service_account"] == "ml"
+
+
+def test_a_pipeline_of_ones_own_gets_the_volumes_of_the_loop_file(api, bikes, tmp_path):
+    compiled = tmp_path / "many_machines.yaml"
+    example = runpy.run_path(str(EXAMPLES / "many_machines.py"))["many_machines"]
+    compiler.Compiler().compile(example, str(compiled))
+    bikes.write_text(BIKES.replace("state: {path: /state}", "shared: {path: /mnt/shared}"))
+    submit_pipeline(str(compiled), bikes, host=api.url)
+    _, platform = spec_of(api.runs()[0])
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounts = [{"constant": "shared", "mountPath": "/mnt/shared"}]
+    for name in ("exec-submit-train-job", "exec-tune-with-katib"):
+        assert executors[name]["pvcMount"] == mounts
+
+
+def test_the_trained_model_is_told_the_image_by_its_digest(api, monkeypatch, tmp_path, bikes):
+    digests = tmp_path / "digests.json"
+    digests.write_text(json.dumps({family: f"sha256:{'a' * 64}" for family in FAMILIES}))
+    monkeypatch.setenv("KFLOOP_IMAGE_DIGESTS", str(digests))
+    submit_pipeline("training", bikes, host=api.url)
+    (sent,) = api.runs()
+    told = {
+        one["value"]
+        for executor in spec_of(sent)[0]["deploymentSpec"]["executors"].values()
+        for one in executor.get("container", {}).get("env", [])
+        if one["name"] == "KFLOOP_IMAGE"
+    }
+    assert told == {f"kfloop/training@sha256:{'a' * 64}"}
 
 
 def test_a_roll_back_needs_no_loop_file(api, tmp_path, monkeypatch):
@@ -162,7 +182,7 @@ def test_paths_of_this_machine_are_refused(api, bikes):
         run(submit, "training", "-c", str(bikes), "--host", api.url)
     told = str(caught.value)
     assert "sources.0.uri is" in told and "model_repository is" in told
-    assert "a path on this machine" in told and "gs:// URI" in told
+    assert "a path on this machine" in told and "s3:// URI" in told
     assert not api.requests
 
 

@@ -371,10 +371,8 @@ def test_a_canary_that_cannot_load_says_why_and_gets_no_traffic(toy: Any, tmp_pa
     local_state.apply_manifest(
         toy["directory"], manifest("toy", toy["packages"]["v1"], newer, 50, toy["log"])
     )
-    started = time.monotonic()
     with pytest.raises(InputError, match=r"Predictor v9 .* contract version 99"):
         local_state.wait_ready(toy["directory"])
-    assert time.monotonic() - started < 5
     conditions = {
         entry["type"]: entry for entry in local_state.read_status(toy["directory"])["conditions"]
     }

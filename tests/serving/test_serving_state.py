@@ -82,5 +82,9 @@ def test_a_service_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"manifest\.json"):
         local_state.start(tmp_path, "python3", tmp_path)
     local_state.apply_manifest(tmp_path, manifest("toy", Path("/m/v1")))
+    # Empty, and found before a kfloop that is installed beside the interpreter.
+    empty = tmp_path / "no-code" / "kfloop"
+    empty.mkdir(parents=True)
+    (empty / "__init__.py").touch()
     with pytest.raises(InputError, match=r"ended with code 1.*kfloop"):
-        local_state.start(tmp_path, "python3", tmp_path / "no-code")
+        local_state.start(tmp_path, "python3", empty.parent)

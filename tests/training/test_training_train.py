@@ -96,10 +96,15 @@ def binary_table(**arguments) -> pa.Table:
     return without(toy_table(**arguments), "amount", "kind")
 
 
+IMAGE = "registry.example.com/training@sha256:" + "1" * 64
+
+
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("binary"))
-    return workspace, workspace.train(binary_table())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KFLOOP_IMAGE", IMAGE)
+        return workspace, workspace.train(binary_table())
 
 
 def signature(directory: Path):
@@ -129,6 +134,7 @@ def test_the_model_learns_and_the_package_says_everything(binary):
     assert package.training_window["rows"] == 2000
     assert package.training_window["since"] == "1970-01-01T00:00:00+00:00"
     assert len(package.dataset_fingerprint) == len(package.schema_fingerprint) == 64
+    assert package.image == IMAGE
     assert package.framework["tensorflow"] == tf.__version__
     assert package.hyperparameters["hidden"] == [128, 64]
     assert package.hyperparameters["best_epoch"] >= 1

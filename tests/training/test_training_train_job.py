@@ -109,6 +109,7 @@ def run_nodes(api: ApiServer) -> Callable[[dict[str, Any]], None]:
     def act(stored: dict[str, Any]) -> None:
         trainer = stored["spec"]["trainer"]
         assert trainer["command"] == ["python", "-m", "kfloop.components.training.distributed"]
+        assert trainer["env"] == [{"name": "KFLOOP_IMAGE", "value": trainer["image"]}]
         flag, path = trainer["args"]
         spec = json.loads(Path(path).read_text())
         assert flag == "--spec"
