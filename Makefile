@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Two commands matter: `make run` and `make test`. Both set up what they need; both can be
 # interrupted and repeated.
 

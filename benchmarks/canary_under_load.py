@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A canary under load: is any request lost while versions are deployed, shifted and taken away?
 
     .venv/bin/python benchmarks/canary_under_load.py [--clients N] [--seconds S]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures what detect_drift alarms at, and how long it takes, on the sample flights.
 
     .venv/bin/python benchmarks/drift.py [--seeds 100]

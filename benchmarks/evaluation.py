@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the metrics with intervals against a bootstrap that draws rows again and again.
 
     .venv/bin/python benchmarks/evaluation.py [--rows 100000] [--naive-resamples 20]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow Model Analysis on rows like those of benchmarks/evaluation.py.
 
 Run with the python of an environment that holds `tensorflow-model-analysis`::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parallel ingest from gs:// against one download after another, as `gsutil cp` without -m does it.
 
     .venv/bin/python benchmarks/ingest.py

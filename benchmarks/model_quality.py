@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Holds the flights model beside two kinds of boosted trees, on the same rows and features.
 
     make run

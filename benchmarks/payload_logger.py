@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many events the payload logger takes and writes on one core, and in how much memory.
 
 Run in the environment of the serving family, with the checkout's code on PYTHONPATH as `kfloop`::

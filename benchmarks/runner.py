@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a trivial step costs: kfloop's runner beside `kfp.local`, in one run.
 
 Run with the driver environment: `.venv/bin/python benchmarks/runner.py`. `kfp.local` is measured

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model server beside KServe's own ways, on the flights model, with requests of one row.
 
 Run in the environment of the serving family, after `make run` and with the checkout's code on

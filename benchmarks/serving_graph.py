@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A package's graph alone, by ONNX Runtime and by TensorFlow, for batches of several sizes.
 
 Run in the environment of the serving family with the checkout's code on PYTHONPATH as `kfloop`::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures compute_statistics against TFDV's own ways, all on the same rows and in one run.
 
     .venv/bin/python benchmarks/statistics.py [--rows 1000000] [--only stream,dataframe]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Input of training: ours from memory and from disk against what Keras users write.
 
     .venv/bin/python benchmarks/training_input.py [--quick] [--batch 1024] [--memory]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training sets: our offline store against Feast's two and a plain ASOF JOIN, at 1x and 10x rows.
 
     .venv/bin/python benchmarks/training_sets.py [--quick]

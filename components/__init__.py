@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The closed machine-learning loop as Kubeflow Pipelines components.
 
 `from kfloop.components import train_model` imports one component; nothing else is loaded.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks an image while it is built: its packages fit each other, and its family's code is whole.
 
     python -m kfloop.components.image_check FAMILY --uv PATH [MODULE]...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells as JSON what is installed where it runs: Python packages, Debian packages, the system.
 
 `kfloop images sbom` runs it in an image and makes the bill of materials from it. It needs the

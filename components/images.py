@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image names: one image per family, tagged with the package version, and what it is made of.
 
 At compile time a platform team says where its images are, by environment variables:

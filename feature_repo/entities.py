@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What features are about."""
 
 from feast import Entity, ValueType

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Features of a flight, as known at its scheduled departure.
 
 Each view reads a table that a query in `sql/` makes. A value older than the view's ttl counts as

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compositions of components, their compiled YAML, and the local runner."""

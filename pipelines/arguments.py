@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a loop file to the parameters of a pipeline."""
 
 import re

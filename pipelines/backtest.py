@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The backtest pipeline: what models trained at other times would have scored on given windows."""
 
 from typing import Dict, List

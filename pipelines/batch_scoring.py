@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The batch scoring pipeline: the live model's predictions for rows that are already there."""
 
 from typing import Dict, List

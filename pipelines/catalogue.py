@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pipelines and components by name, and the compiled YAML."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Five-field cron, as everybody writes it, and what KFP makes of a cron expression.
 
 KFP parses with robfig/cron v1, whose first field is seconds: `0 9 * * *` is accepted there and

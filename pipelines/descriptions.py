@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each parameter of a compiled pipeline means, for its YAML, the docs and `kfloop catalogue`.
 
 It is written once: in the docstring of the component that takes the parameter, or, for one that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run on a cluster needs, checked one by one: each is fine, or told with its remedy."""
 
 import os

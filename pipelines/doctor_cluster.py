@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every loop needs of a cluster: KServe, its mode, rights, accounts, monitoring."""
 
 import json

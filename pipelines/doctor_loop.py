@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one loop needs of a cluster: storage, secrets, GPUs."""
 
 import base64

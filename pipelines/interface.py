@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What others build on, written down: the signature of every component and of every pipeline.
 
 `interface.json` beside this file is that record. A change that breaks somebody's pipeline is only

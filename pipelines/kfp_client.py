@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A client of the KFP API whose failures are sentences, and lists that come in pages."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`loop.yaml`: one file that describes a whole loop.
 
 `load_loop` checks the file before anything runs and names every mistake by key and line. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of a loop's evaluation and gate that need more than one key, by key and line."""
 
 from collections.abc import Iterator, Mapping

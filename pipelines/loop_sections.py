@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sections of `loop.yaml`: what each key means, its default, and what it may be."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The monitoring pipeline: is the live model still good, and if not, a new one beside it."""
 
 from typing import Dict, List

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pipelines as Kubernetes objects, for a KFP that keeps its pipelines in the cluster (GitOps).
 
 Such an API server runs with `--pipelinesStoreKubernetes`. The spec of a PipelineVersion is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pipelines in a notebook: run here, with what they made shown inline.
 
 from kfloop.pipelines.notebook import page, run_pipeline

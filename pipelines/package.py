@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pipeline made ready for a cluster: its documents with images, resources and caching as wanted,
 and its parameters, in which no path of this machine is left.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tasks' pods find on a cluster: variables, Secrets (by name, never by value), volumes."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The replay pipeline: rows of a later window become requests to a service."""
 
 from typing import Dict, List

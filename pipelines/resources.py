@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each task gets on a cluster: CPU, memory, GPUs, retries, a time limit, and whether its
 result may be reused. `resources` in a loop file changes it per component.
 

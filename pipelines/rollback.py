@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rollback pipeline: back to the last good version, by one command."""
 
 from kfp import dsl

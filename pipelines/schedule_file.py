@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`schedules.yaml`: recurring runs as data."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings the recurring runs of a KFP API in line with `schedules.yaml`.
 
 KFP cannot change a recurring run, and a name may be there twice. So each one carries the schedule's

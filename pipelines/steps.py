@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sub-pipelines that the pipelines share: train a candidate, and roll it out."""
 
 from typing import Dict, List, NamedTuple

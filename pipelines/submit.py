@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs of compiled pipelines on Kubeflow, from a notebook or from the command line.
 
 from kfloop.pipelines.submit import submit_pipeline, run_status, wait_for_run

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training pipeline: from sources to a model that serves, if it earned it."""
 
 from typing import Dict, List

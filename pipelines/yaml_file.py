@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads a YAML file into a pydantic model; every mistake is named by key and line."""
 
 from collections.abc import Hashable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looks at a data file the way the loop will read it.
 
     python -m kfloop.scripts.data_columns URI TABLE ANSWER

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop envs`: the environments of the families, listed, made and removed."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What builds, inspects, runs and pushes images: docker, podman or buildah, by their commands."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An image's software bill of materials in CycloneDX, from what is installed in it."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop images`: build, push, list, and say what is in them."""
 
 import json

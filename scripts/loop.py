@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop loop`: the whole closed loop once."""
 
 import shutil

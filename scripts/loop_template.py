@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a loop file and its SQL for one table, by looking at the table's columns."""
 
 import keyword

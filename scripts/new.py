@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop new`: a component or a loop to start from."""
 
 import csv

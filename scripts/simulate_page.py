@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of a simulation; it opens without a network."""
 
 from html import escape

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What runs next to live traffic: the model server and the local inference service."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Micro-batches that cost nothing when there is no load.
 
 A request that finds a worker free starts at once, alone. Those that come while all workers are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A circuit breaker: what fails again and again is left alone for a while."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends the model server's requests and answers to a payload logger, as batches of CloudEvents.
 
 KServe's own logger knows no batches, failed requests or candidates of Standard mode, and its agent

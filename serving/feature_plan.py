@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What to read of a Feast repository for a model, worked out once when the server starts.
 
 Only the registry and the online store of the repository are used, so the packages of its offline

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Features from the online store, looked up in the model server's own process.
 
 Feast's `get_online_features` works out again for every call what to read, and answers with a value

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KServe's gRPC server on one address, observed and strict like the REST server."""
 
 import time

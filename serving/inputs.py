@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From request bodies to the model's input arrays, with errors a caller can act on.
 
 An absent feature is an error, unless it is one that the model server looks up; an explicit null

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model server's log: one JSON object per line on standard error, for what needs attention.
 
 No line per request. A request is logged when it failed in the server (status 500 and above), was

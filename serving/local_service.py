@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The local inference service: an InferenceService manifest, obeyed on this machine.
 
 Run as `python -m kfloop.serving.local_service --directory DIR`; `local_state` says what is in the

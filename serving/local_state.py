@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The local inference service seen from outside: its directory, and how to start and stop it.
 
 Standard library only: the deployment components and the command line use it from their own

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Logs as JSON lines: what the model server and the payload logger have in common."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the inference log (`contracts/inference_log.py`) off the request path.
 
 Requests go into a bounded queue; when it is full they are dropped and counted, and the answer is

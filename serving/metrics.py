@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the model server tells Prometheus, by model and version.
 
 The prediction's distribution counts whole batches at once; a `Histogram` would take a call per row.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model server: a model package behind KServe's V1 and V2 protocols.
 
 Run as `python -m kfloop.serving.model_server --model_name NAME --model_dir PACKAGE`. On SIGTERM it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads of the online store: Feast's own, view by view, or one SQLite statement for all views.
 
 Feast reads SQLite once per view and converts the time of every value; for a row of six views that

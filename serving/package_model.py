@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model package as a KServe model: parse, look up, run and answer, in batches off the event loop.
 
 KServe runs `predict` on the event loop. All work is done by `Batcher`'s threads: the requests that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The events a payload logger takes: CloudEvents 1.0 over HTTP, as KServe and our server send them.
 
 KServe's logger posts one event at a time in binary mode: attributes in `ce-` headers, the raw V1 or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joins requests and answers by their id, within bounds of memory and age.
 
 Each id gives one pair at most, however its events are ordered, repeated or lost: what is done is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The payload logger: takes CloudEvents of requests and answers, and writes the inference log.
 
 Run as `python -m kfloop.serving.payload_logger --directory DIR`. It answers 202 at once, whatever

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the payload logger tells Prometheus."""
 
 from prometheus_client import Counter, Gauge, Histogram

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns joined events into rows of the inference log, with fields redacted where asked.
 
 Columns and types are those of the model's `model.json` where it is known. Where it is not, they are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The payload logger's thread: joins events and writes their rows as files of the inference log.
 
 Nothing here is waited for by who sends events: what the thread cannot keep up with is dropped and

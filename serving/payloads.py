@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What V1 and V2 bodies hold, read without TensorFlow: the router's side of the inference log."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One predictor of the local inference service: a model server in a process of its own."""
 
 import asyncio

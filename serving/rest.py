@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KServe's REST server, as the model server needs it: observed, strict and ready to drain."""
 
 import time

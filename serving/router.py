@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The router of the local inference service: KServe's routes, the traffic split, the log."""
 
 import hashlib

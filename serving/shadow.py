@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shadow traffic: the candidate answers copies of live requests, for the log alone.
 
 A copy is sent once the live answer is ready, and nobody waits for it: whatever becomes of it, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """W3C trace context: taken from a request, continued, and told in logs and answers.
 
 Only OpenTelemetry's API is used. Where its SDK is installed and set up (for example by starting the

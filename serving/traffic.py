@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a service's requests are shared out, beyond the percentages: by a key, and as copies.
 
 Both are annotations of the InferenceService; the standard library alone reads them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the checks: style and types, then every test in the environment of what it tests.
 
     .venv/bin/python tests/run.py [--section NAME]... [pytest arguments]

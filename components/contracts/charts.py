@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Line charts as inline SVG, for pages that must open without a network."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Dataset contract: a directory of Parquet files, and what is said about it.
 
 A *dataset* is a directory with `part-00000.parquet`, `part-00001.parquet`, …, all of one schema.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Decision contract: what a gate decided, and why.
 
 The file is JSON::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The deployment record: what was there before and what is there now.
 
 It travels as an artifact and as the annotation `RECORD_ANNOTATION` of the InferenceService, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`${NAME}` in a URI: what only the place where a step runs knows, such as a secret."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A quick import of Feast, for processes that only use feature definitions and do not make them."""
 
 from typing import Any

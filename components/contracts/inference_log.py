@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The inference log: one row per instance that was asked for, partitioned by day and version.
 
 Layout::

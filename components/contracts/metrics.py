@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The names of the evaluation metrics: what a loop file may name, and which way is better."""
 
 METRICS = {

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From table columns to a model package's SavedModel and back: one rule, everywhere.
 
 Numbers and booleans go in as float32 with NaN for null, strings with "" for null. The prediction

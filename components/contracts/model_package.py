@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model package: a model with everything needed to serve, judge and monitor it.
 
 Layout::

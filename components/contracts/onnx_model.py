@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ONNX copy of a package's graph, run by ONNX Runtime: no TensorFlow in the process.
 
 It takes one array per feature, which costs ONNX Runtime next to nothing, so the rows of the two

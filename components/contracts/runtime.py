@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What runs a package's graph: ONNX Runtime where the package holds an ONNX copy, or TensorFlow."""
 
 from pathlib import Path

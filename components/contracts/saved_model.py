@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The SavedModel of a package, called with two arrays instead of one tensor per feature.
 
 Making a tensor costs about as much for one number as for a thousand. So all numbers go in as one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checksums as object stores spell them, of a file or of its parts."""
 
 import base64

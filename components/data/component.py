@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data family as KFP components."""
 
 from typing import Dict, List, NamedTuple

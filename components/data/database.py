@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of a database, by SQL through SQLAlchemy, as Parquet files."""
 
 import datetime as dt

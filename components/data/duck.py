@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DuckDB, set up the same way in every step: times in UTC, no network, errors a user reads."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A dataset for others to read: Parquet files in Hive partitions, at a path, gs:// or s3://."""
 
 import base64

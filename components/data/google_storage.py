@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Google Cloud Storage, with generations as versions.
 
 Credentials are the Application Default Credentials of the step; on a cluster, of its service

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources become tables: Parquet, CSV, JSON lines from paths, gs:// and s3://, rows of databases.
 
 On a laptop a step's cache is keyed by the bytes of its input, so what follows runs again exactly

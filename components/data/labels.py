@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Predictions meet the labels that arrived since."""
 
 from pathlib import Path

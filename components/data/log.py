@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The inference log as one dataset."""
 
 from datetime import UTC, timedelta

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of tables: they become directories and SQL views."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference sample of a published model as a dataset."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """S3 and what speaks like it: every read asks for the ETag that was listed, and for the version.
 
 Credentials, region, endpoint and certificates are the environment's, as AWS's tools take them:

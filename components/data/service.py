@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every object store is to the data family: its objects, and the calls it answers."""
 
 from collections.abc import Iterable

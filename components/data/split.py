@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train and evaluation parts that share nothing they must not share."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects at gs:// and s3://: found with their version, read in parallel pieces, checked whole.
 
 What is particular to one store is a `service.Service`: `google_storage` and `s3_storage` are two.

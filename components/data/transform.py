@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SQL over tables: one query makes a dataset, several make feature tables."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which windows a monitoring run looks at and would train on."""
 
 from datetime import UTC, datetime, timedelta

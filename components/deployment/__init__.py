@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publish, deploy, canary, promote, roll back (KServe), register."""

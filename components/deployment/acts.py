@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a rollout does to a service: each act is one or two writes, each with its proof.
 
 An act reads nothing but the manifest it is given. Where the version that it brings up does not come

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many replicas of a predictor run: KServe's autoscalers, and which mode has which.
 
 The limits are those of KServe's own webhook (0.21).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a service lives: the one interface that rollouts are written against."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The canary analysis: a candidate against the live version, on the same service.
 
 The evidence begins when the traffic was last shifted (`changed_at` of the deployment record), so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Candidate against live: the checks, as pure functions of the evidence.
 
 Each check has its own `alpha` (`sequential.ALPHA` over the steps of the rollout), which bounds the

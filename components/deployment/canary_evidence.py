@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known of each version: by the inference log, by its shadow, by labels that arrived."""
 
 from collections.abc import Iterator

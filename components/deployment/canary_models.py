@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What no live request changes: both models' task, answers to the same rows, labelled losses."""
 
 import uuid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The canary analysis as a page: both versions side by side."""
 
 import html

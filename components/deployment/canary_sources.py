@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a canary analysis has its evidence from."""
 
 from collections.abc import Callable

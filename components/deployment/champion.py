@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which model a candidate must beat, and the alias that says so in the registry."""
 
 import os

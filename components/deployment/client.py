@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests to a served model, on V1 and V2 of the inference protocol."""
 
 import json

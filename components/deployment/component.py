@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The deployment components: publish, deploy, analyse a canary, promote, roll back, register."""
 
 from typing import Dict, List, NamedTuple

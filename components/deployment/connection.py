@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How to reach an address: past a cluster's API server, through its ingress, or as it is."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a step would change: the manifest, and a diff that a person reads."""
 
 import difflib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KServe's Knative mode: our manifest to and from the one predictor spec that it has.
 
 In this mode the newest revision is the candidate and `canaryTrafficPercent` its share; the live

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a service in KServe's Knative mode really does: its Knative service and revisions.
 
 A revision never changes, so it is the proof: a version is ready when the newest revision has its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Kubernetes API as plain dicts, through the official client: what is retried, what is said.
 
 Reading is tried again while the server is busy or gone. Writing is not: whether a write whose

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster's backend: KServe's InferenceServices, in Standard and in Knative mode.
 
 The manifest that rollouts edit has the shape of Standard mode; Knative mode is translated here, at

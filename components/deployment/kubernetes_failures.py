@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Why a version does not come up, from its pods and its controllers. Pure functions.
 
 A cluster heals itself of much, so each reason comes with the time it must last before it is final.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a cluster's KServe runs services: its mode, and whether it splits traffic."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latencies as a source tells them: each value, or how many were in each bucket."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The laptop's backend: the local inference service of `kfloop.serving`."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Edits of an InferenceService manifest. Every function is pure: a manifest in, a new one out.
 
 The shape is KServe's Standard mode (v1beta1): `spec.predictor` is the live version, `spec.canary`

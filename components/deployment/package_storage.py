@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Model packages where a cluster keeps them: gs://, s3:// and pvc://, read by pyarrow.
 
 A published package never changes, so what was read of it once is good for the whole process.

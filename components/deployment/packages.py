@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading published model packages: where they are, and their rows as request instances."""
 
 import math

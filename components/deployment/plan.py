@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a rollout does next, from what the deployment record says. Pure: no clock, no cluster.
 
 The order is: dark (0 %), smoke test, each percentage with its bake and its analysis, promotion. As

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests, errors and latencies of each version, asked of Prometheus.
 
 Who counts requests differs from cluster to cluster, and so do the names. So the queries are data:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publishing: a trained package becomes an immutable version in the model repository."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Publishing into a bucket: a package becomes an immutable version below gs:// or s3://.
 
 A bucket has no rename, so a version is claimed first, by an object in its directory. Whoever finds

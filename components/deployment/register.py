@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Registering a published version with its metrics and its lineage."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registry behind one interface: MLflow, Kubeflow Model Registry, or none."""
 
 import os

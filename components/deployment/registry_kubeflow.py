@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kubeflow Model Registry as the registry, by its REST API (v1alpha3)."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MLflow as the registry: a run with metrics and parameters, and a model version of it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replaying a dataset as requests to a service.
 
 Also a program, for traffic in the background:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a predictor gets from the cluster: resources, autoscaling, nodes, account, runtime.
 
 `predictor_options` checks the settings of `serving` in the loop file. The limits are those of

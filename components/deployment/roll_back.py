@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Going back: the candidate is taken away, or the version before the live one is live again.
 
 The deployment record says to what, so nobody has to guess. What was rolled back stays so, however

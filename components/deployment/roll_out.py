@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole rollout of a model as one step: dark, smoke test, canary by steps, promotion.
 
 It ends with the model live, or with everything as it was; and it says why. Killed at any point it

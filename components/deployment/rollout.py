@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rollouts, step by step: deploy beside what is live, shift requests, promote.
 
 Each step reads the manifest, edits it once and proves the result by an answer of the right

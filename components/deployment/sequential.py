@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bounds that stay true however often they are looked at.
 
 A bound for a fixed number of requests is wrong too often when it is asked again and again while

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests, errors and latencies of one version, read from its model server's `/metrics`."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a service is now, for pipelines that work on live traffic."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of settings that come as plain names and values. Standard library only."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The smoke test: does a deployed version answer the golden rows as it did in training?"""
 
 import uuid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a service in KServe's Standard mode really does: its Deployments, Services and its route.
 
 KServe's own words are no proof: `Ready` stays True during a rollout and says nothing of a canary,

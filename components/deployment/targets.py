@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A published model version as something to deploy: its predictor spec, with its lineage."""
 
 from typing import Any

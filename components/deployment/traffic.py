@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sticky assignment and shadow traffic in an InferenceService, and an A/B test as a graph.
 
 Edits are pure: a manifest in, a new one out. On the laptop the service obeys the annotations. On a

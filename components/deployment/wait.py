@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waiting for proof: the right version serves, and has answered.
 
 What a backend's status says is proof by itself already (see the modules of KServe's two modes);

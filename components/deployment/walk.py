@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Walking a rollout: one action after another, until it is over.
 
 Everything it must remember is in the deployment record: killed at any point, it goes on from there.

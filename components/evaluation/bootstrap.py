@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metric values with confidence intervals, by the Poisson bootstrap."""
 
 from collections.abc import Sequence

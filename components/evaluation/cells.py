@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of like score as positives and negatives per cell: what every ranking metric is made of.
 
 Rows of one score cannot be told apart, so a cell per distinct score loses nothing. The bootstrap

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares a candidate with the champion on the same rows, by the paired bootstrap."""
 
 from dataclasses import asdict, dataclass, field

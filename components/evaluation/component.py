@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KFP components of evaluation."""
 
 from typing import Dict, List

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The points of ROC, precision-recall and calibration curves, and confusion matrices."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges a model package on a dataset: metrics with intervals, slices, curves, model card."""
 
 from dataclasses import asdict, dataclass, field

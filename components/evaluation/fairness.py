@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How differently a binary model treats named groups."""
 
 from typing import Any

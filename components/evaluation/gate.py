@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gate after evaluation: is the model good enough to be published?"""
 
 from collections.abc import Mapping

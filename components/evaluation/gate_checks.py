@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gate's rules, and its checks against the champion, between groups and of the latency."""
 
 import math

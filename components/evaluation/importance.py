@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which features the model leans on, by shuffling one at a time."""
 
 from typing import Any

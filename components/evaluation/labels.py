@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The true labels of evaluation rows, in the form the metrics take."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the model takes on this machine, without a server around it."""
 
 import statistics

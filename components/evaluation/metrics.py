@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The metrics of the three tasks, on all rows and for many weightings of them at once.
 
 A measure is prepared once (sorting, grouping) and then called with weights, one column per

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of the model card that are no line charts: bars, intervals, a coloured matrix."""
 
 import html

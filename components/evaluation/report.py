@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model card: what the model is, on what it was judged, and how well it does."""
 
 import html

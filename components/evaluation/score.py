@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a model package over a table, as the model server runs it."""
 
 import os

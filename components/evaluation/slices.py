@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of the data to judge on their own: the values, or ranges of values, of a column."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choosing the probability from which a row is called positive."""
 
 import numpy as np

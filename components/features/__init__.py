@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Feature definitions, training sets and the online store (Feast)."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The point-in-time join, on DuckDB's ASOF JOIN; knows no Feast.
 
 A value belongs to an example when it is the newest with time <= the example's time, and is not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects at `gs://` addresses: a repository's files, and a registry that several writers share.
 
 google-cloud-storage is imported where it is used: most repositories are directories.

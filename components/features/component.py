@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The features family as KFP components."""
 
 from kfp import dsl

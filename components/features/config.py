@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`feature_store.yaml`: completed with defaults, and with the environment where it says `${NAME}`.
 
 The file that travels keeps `${NAME}`; Feast fills it in each time it opens the repository. So the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Newest feature values into the online store."""
 
 import contextlib

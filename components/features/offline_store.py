@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Feast's DuckDB store with a point-in-time join in one pass; a project names it so::
 
     offline_store:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model is served: features from the online store, with the ttl applied.
 
 Feast answers with a value however old it is; training counts a value older than its view's ttl as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """New feature values from a dataset into the online store, the offline store, or both."""
 
 import shutil

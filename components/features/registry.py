@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One writer at a time for a registry that several repositories or runs share.
 
 Feast rewrites a registry as a whole and in place: of two writers one is lost, and a writer that is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The feature repository as an artifact: definitions, feature tables, registry, online store.
 
 Layout::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training/serving skew: do requests carry the feature values that training would have used?
 
 The rows of the inference log are joined again with the features as known at each one's time, the

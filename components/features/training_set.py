@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training sets: examples with the features that were known at their time."""
 
 from pathlib import Path

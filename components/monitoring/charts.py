@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Paired bars as inline SVG: two distributions side by side, for pages that open offline."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares a window with the reference, column by column.
 
 A column has drifted when its distribution differs both beyond chance (a test, corrected for the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Effect sizes: how far two samples are apart, whatever their number of rows."""
 
 from dataclasses import dataclass

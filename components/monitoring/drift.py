@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Has live traffic drifted from what the model was trained on?"""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The drift page: distributions side by side as inline SVG, the strongest effect first."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The outcomes of a monitoring run as Prometheus metrics, pushed or written to a file."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The history of retraining decisions: one JSON line per window."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A file of JSON lines that several runs read and rewrite, one at a time."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics of predictions, as functions of row weights so that a bootstrap is cheap.
 
 A metric is prepared once from labels and predictions, then evaluated under many weights: ones for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Features that drift together while no single one does: a classifier two-sample test."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells people how a monitoring run ended: a log line, and a webhook that Slack understands too."""
 
 import json

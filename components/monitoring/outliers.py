@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How unlike the training data each single request is: an isolation forest's score per row."""
 
 from pathlib import Path

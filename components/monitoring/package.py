@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What monitoring reads from a published model package."""
 
 from dataclasses import dataclass

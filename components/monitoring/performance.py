@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How good is the live model on labels that arrived, against the evaluation at release?"""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The performance page: metrics beside those at release, and the reliability of probabilities."""
 
 import numpy as np

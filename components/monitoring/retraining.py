@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Retrain or keep? Evidence calls for retraining; data, cooldown and history may hold it back.
 
 The decision says whether the model is still fit: `pass` when nothing calls for retraining, `fail`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is a difference more than chance? Tests by alibi-detect, and two bounds it does not have."""
 
 import logging

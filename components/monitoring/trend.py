@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far each column was from the reference, window by window."""
 
 import html

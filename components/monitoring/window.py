@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A window of the inference log: which of its rows count, and its columns as values."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """glibc's memory allocator, told to keep what every training step asks for again.
 
 Without it glibc may give freed memory back to the system at every step and fault it in anew at the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches from encoded rows: shuffled as a whole to learn from, in order to validate on.
 
 Every process that takes part in a training computes the same batches and takes its own share of

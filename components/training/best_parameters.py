@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The artifact that tuning writes and training reads: what to train with."""
 
 from collections.abc import Mapping

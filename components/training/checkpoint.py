@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What training writes after every epoch, so that a killed run continues and ends the same.
 
 One file holds the network's weights, the state of its random layers and of the optimizer, the best

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs one object of a custom kind to its end on a Kubernetes cluster, and tells why it failed.
 
 Its name says what it does with which data, so a second run finds the first one's and waits on.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KFP interface of the training family."""
 
 from typing import Dict, List

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training curves as a page."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the network is trained on: found, demanded, and put to work.
 
 With the TensorFlow backend a `MirroredStrategy` shares every batch among all GPUs of the machine.

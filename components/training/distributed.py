@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains in several processes at once, with Keras on JAX: what every node of a TrainJob runs.
 
     python -m kfloop.components.training.distributed --spec train.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Raw feature values to the numbers a network takes, inside the graph.
 
 The same TensorFlow function encodes the training data once, before the first epoch, and is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encoded rows and what is to be predicted, in memory."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exported graph: encoder, network and final activation, as a TensorFlow SavedModel.
 
 With the JAX backend the network is lowered to StableHLO and embedded, with its weights as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop: compiles a network, feeds it batches, stops early, keeps the best weights."""
 
 from dataclasses import dataclass, replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The hyperparameters of the built-in network and of the encoding, checked."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tuning over many pods: a Katib Experiment of the same search space, and its best parameters."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The label: checked as the rows come by, and turned into what the network learns."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mean and deviation of numbers that come in pieces."""
 
 from dataclasses import dataclass

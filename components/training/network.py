@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network between the encoded features and the prediction: built in, or the user's own.
 
 A module of the user's is a Python file with one function::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model package as ONNX: the whole graph, so that raw feature values go in, as in the package.
 
 The SavedModel is converted by tf2onnx, with three of its rules replaced: it turns a choice between

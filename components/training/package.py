@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing the model package: the exported graph, and its own predictions as reference."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a dataset to encoded rows: read three times in pieces, never held as a whole.
 
 First the label is checked and the split found, then the encoder is fitted to the rows that are

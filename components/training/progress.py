@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happens around the epochs: logs, the best weights, the checkpoint, and when to stop."""
 
 import math

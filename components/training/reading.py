@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading a dataset in pieces, and the choice between memory and disk."""
 
 import os

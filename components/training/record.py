@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is recorded about a training: in `model.json` and in the artifact's metadata."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The optimizer's learning rate over time: warm-up, then constant, cosine or exponential."""
 
 import math

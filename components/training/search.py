@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search: gives trials to worker processes, hears their epochs, and tells the study."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tuning may vary: a range or a list of choices per name.
 
 A name is a hyperparameter (of `hyperparameters`, or of the user's own module) or one of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How to train. No TensorFlow here: tuning reads it before any is needed."""
 
 from collections.abc import Mapping

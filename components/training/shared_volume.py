@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a job elsewhere reads and writes: a directory on a volume that its pods and this one mount.
 
 A pipeline's artifacts lie in an object store that only the pipeline's own pods see as files.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which rows say when to stop: the latest ones, or a random draw; never held in memory.
 
 A split is asked for the mask of one table after the other, so that neither the timestamps nor the

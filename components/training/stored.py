@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encoded rows on local disk, for data that does not fit in memory, and shuffled from there.
 
 An epoch reads the stored rows in blocks, in a new order. As many blocks as `WINDOW_BYTES` hold are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The study: Optuna, in a directory that outlives the process.
 
 One process writes it, under a lock. What a killed process left is put right when it is opened: a

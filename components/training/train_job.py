@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training on several machines: a TrainJob of Kubeflow Trainer, with Keras on JAX.
 
 Keras does not train across machines with TensorFlow (keras-team/keras#20585), and Trainer has no

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process that trains one trial after another for `tune`; it knows no optimizer.
 
 TensorFlow is imported in it alone: the process that decides stays small, and a trial that runs out

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One trial as a process of its own: what Katib starts in every pod.
 
     python -m kfloop.components.training.trial_job --spec train.json --set dropout=0.2 …

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looks for the hyperparameters that train the best model: many short trainings, compared.
 
 This process proposes, compares and stops (Optuna, see `study`); worker processes train (see

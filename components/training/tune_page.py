@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of a study: its history, what mattered, and the best trial."""
 
 import html

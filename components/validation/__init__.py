@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics, schemas and validation of datasets, on TensorFlow Data Validation (TFDV)."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows to measure: record batches of a time window, in types that TFDV reads."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same statistics on an Apache Beam runner, for data that is too large for one machine.
 
 Each file of the dataset is read by a worker, and its batches go through TFDV's GenerateStatistics

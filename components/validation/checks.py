@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of one set of statistics: rows, label, schema and rules."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What TFDV can measure: every Arrow type is turned into one that it reads, or refused by name."""
 
 import pyarrow as pa

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of statistics against others: a baseline, slice by slice, and what is served."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The validation family's components."""
 
 from typing import List, Optional

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow for modules that only name it, such as TFDV's: imported once it is really used.
 
 A dozen of TFDV's modules import TensorFlow for annotations and for readers of files that kfloop

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a column has moved from its baseline, and how far chance alone would move it.
 
 Numbers are compared on bins fixed from the baseline's deciles, by the population stability index

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of a validation: what was found, and every column with a small plot. Opens offline."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gate after validation. Imports nothing heavy, so that the step costs no time."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small language of rules over statistics, for what a schema cannot say.
 
 One rule is `[COLUMN.]STATISTIC COMPARISON NUMBER`::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schemas: what the data is expected to look like, as TFDV's Schema proto in text form."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of a proposed schema: every change with its reason, and the text difference."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A proposal for a schema that new data no longer fits, and what exactly it would change.
 
 Nothing is widened by itself: the proposal takes effect when a person has read the changes and gives

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slices: the rows of a dataset with one value in a column, or in several, such as each carrier."""
 
 from collections.abc import Iterable, Iterator

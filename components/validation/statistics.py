@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics of a dataset, in this process or on an Apache Beam runner."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the statistics say, column by column, in plain numbers. Needs no TFDV and no TensorFlow."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one place that loads TensorFlow Data Validation (TFDV).
 
 Its import takes seconds and prints notes about optional packages; its streaming interface

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation: statistics held against a schema, a baseline and rules; every finding has a reason.
 
 What fails, by default: no rows or too few, a column of the schema that is missing or empty, a

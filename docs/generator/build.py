@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the docs site in build/site, in an environment of its own; a warning is an error.
 
 .venv/bin/python docs/generator/build.py [--serve]

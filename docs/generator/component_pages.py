@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a page about each component from what it compiles to, so that none is out of date."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads docstrings in Google style, and what core functions raise."""
 
 import ast

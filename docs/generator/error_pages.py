@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Collects the sentences that users are told, by where they are raised."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the page about the pipelines from their compiled YAML."""
 
 import component_pages

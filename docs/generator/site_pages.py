@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mkdocs hook: adds the pages that are made from the code."""
 
 import logging

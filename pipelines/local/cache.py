@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Step caching by content: the same code on the same bytes is not run twice.
 
 Unlike the cluster's cache, which compares names, a changed file under an unchanged name is a miss:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditions of compiled pipelines. They are CEL, evaluated by a CEL library as on the cluster."""
 
 from collections.abc import Mapping

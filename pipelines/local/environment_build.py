@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes virtual environments with uv: locked, byte-compiled, safe to interrupt, with progress.
 
 One after the other: uv downloads and byte-compiles in parallel by itself, and two at a time were

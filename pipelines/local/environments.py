@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One virtual environment per family, made once from the family's lock and reused by every run.
 
 The families' packages exclude each other, so no single environment can hold them all. An

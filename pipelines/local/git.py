@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which code a run is of."""
 
 import subprocess

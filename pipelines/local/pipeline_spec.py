@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads compiled pipelines, the YAML that is uploaded to a cluster, and the values they get."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Placeholders in commands and constants, replaced as the cluster's launcher does."""
 
 import json

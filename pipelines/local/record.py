@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The run record: what a run did, kept as one JSON file that is always whole."""
 
 import threading

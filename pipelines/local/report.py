@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The run report: one HTML page that opens offline."""
 
 import re

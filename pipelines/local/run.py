@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a pipeline here from Python, as `kfloop run` does: environments, run, report."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a compiled pipeline on this machine, the way the cluster would.
 
 The runner walks the very YAML that is uploaded to a cluster. It is not built on `kfp.local`, whose

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs one container task as the cluster's launcher does, in its family's environment."""
 
 import json

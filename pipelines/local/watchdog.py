@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ends a run's processes when the runner itself was killed.
 
 `kill -9` gives the runner no chance to stop its tasks. This small process holds the other end of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real servers on loopback: object stores, and PostgreSQL where Debian's package is there."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL server of the tests' own, on loopback and in a directory of its own."""
 
 import os

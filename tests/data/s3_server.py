@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small S3 over HTTP, faithful where AWS's client can tell.
 
 It speaks what the loop uses of S3: listing in pages, HEAD and ranges of one version under an ETag,

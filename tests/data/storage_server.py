@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small object store over HTTP, faithful where the client of the real one can tell.
 
 It speaks what google-cloud-storage 3 uses of the JSON API: objects with generations, listing in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources in a database: SQLite always, PostgreSQL where its server is installed."""
 
 import datetime as dt

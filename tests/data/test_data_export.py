@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exports to a path and to gs://: partitions are replaced whole, and nothing else is."""
 
 import json

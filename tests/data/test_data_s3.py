@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources and exports at s3://, against a server that speaks S3 and the real client."""
 
 import base64

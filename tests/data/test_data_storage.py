@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sources at gs://, against a real server and the real client."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A service of tiny models on the local backend, in a state directory of the test's own."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster for tests of rollouts: the double, or a real one named by KFLOOP_TEST_KUBECONFIG.
 
 A real cluster needs KServe, the ServingRuntime of serving/manifests/runtimes in the namespace of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes tiny model packages, run with the serving environment's Python: it needs TensorFlow.
 
 python make_package.py DIRECTORY: writes packages `good`, `better`, `inverted`, `classes`,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster in memory: manifests, and controllers that follow them late, or fail.
 
 It behaves as Standard mode does: what is Ready may be the version before; a candidate gets its

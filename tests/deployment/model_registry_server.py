@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server that speaks the part of the Kubeflow Model Registry REST API that is used, over HTTP.
 
 It follows the OpenAPI description `v1alpha3` and the server's own code where that is stricter:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One service of tiny models on the local backend, and what tests do to it."""
 
 import json

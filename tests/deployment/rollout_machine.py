@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any order of rollouts, roll backs, kills and failures, on a cluster that a subclass gives."""
 
 from collections.abc import Callable

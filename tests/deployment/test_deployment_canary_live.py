@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The canary analysis of a real service: by its log, its metrics, Prometheus and its shadow."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model server's own metrics, read from an exporter that says what the server says."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dry runs and single steps, on a service in memory whose proofs are real."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a cluster must allow and say: connections, modes, rights, addresses, storage."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our manifest to and from KServe's Knative mode, without a cluster."""
 
 import copy

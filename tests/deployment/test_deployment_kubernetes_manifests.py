@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manifests that a cluster is set up with, against the code that they are for."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rollouts on KServe in both modes: the same steps as on the laptop, and what can go wrong."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Model packages where a cluster reads them: buckets and claims."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every preset's queries, against a real Prometheus that scrapes exporters named like it."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever happens to rollouts, the service ends with a version that passed.
 
 KFLOOP_PROPERTY_EXAMPLES=500 looks longer.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same as in memory, on KServe's controllers in both of its modes; fewer examples.
 
 KFLOOP_PROPERTY_EXAMPLES=100 looks longer.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Kubeflow Model Registry as the registry, over HTTP; and which model is the champion."""
 
 from concurrent.futures import ThreadPoolExecutor

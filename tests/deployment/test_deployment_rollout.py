@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rollout on the real local service, with real (tiny) TensorFlow models."""
 
 import os

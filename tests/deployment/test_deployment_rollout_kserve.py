@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`roll_out_model` on KServe in both modes, with its smoke test, and a dry run of it."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a rollout does next, from its record alone."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The smoke test of a runtime that is not ours: V1 alone, no versions, no missing values."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`roll_out_model` on the real local service: killed at each of its steps, and rolled back."""
 
 from collections.abc import Callable

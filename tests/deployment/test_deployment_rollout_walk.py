@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The walk on a service in memory: others who write at the same time, failures, first versions."""
 
 from collections.abc import Callable, Iterator

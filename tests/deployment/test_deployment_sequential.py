@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bounds hold however often they are looked at: simulated, with a look after every request."""
 
 import math

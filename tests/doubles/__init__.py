@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Doubles of what a cluster has: an API server over HTTP, and KServe's controllers on it.
 
 For tests of code that talks to Kubernetes, with the unmodified official client, no cluster and no

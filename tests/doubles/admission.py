@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the webhooks of KServe and Trainer do to a write: defaults, and refusals in their words.
 
 The rules and texts are those of KServe's `inference_service_validation.go` and

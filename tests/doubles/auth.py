@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bearer tokens and rules, for clients that must live with fewer rights than an administrator."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong with an object, whatever its kind: its form, its name, its version."""
 
 import json

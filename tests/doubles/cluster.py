@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the simulated controllers share: writing objects they own, conditions, events."""
 
 import hashlib

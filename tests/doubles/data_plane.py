@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The way of a request to a model: the public gateway, and the API server's service proxy."""
 
 import json

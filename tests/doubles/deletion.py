@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deletion: finalizers, propagation to what an object owns, garbage collection."""
 
 from .documents import copied

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors as an API server answers them: a Status object with code, reason and message."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a model version can fail to come up, and what the cluster then shows."""
 
 import fnmatch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong between a client and the server, on purpose."""
 
 import fnmatch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """InferenceGraphs: a Splitter at the root, in front of InferenceServices.
 
 Other routers (Sequence, Ensemble, Switch) are refused with an Event and never become ready.

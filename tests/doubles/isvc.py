@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What KServe's two modes share: configuration, pod templates, and the status of the model."""
 
 from dataclasses import dataclass

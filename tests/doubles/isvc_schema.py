@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fields of KServe's InferenceService (v1beta1) and of Trainer's TrainJob, as tables.
 
 Types, bounds and enumerations are those that the resource definitions have: the share of a canary

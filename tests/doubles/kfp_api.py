@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A double of the KFP API (v2beta1) for the unmodified kfp client, over HTTP on loopback.
 
 What it knows: experiments, recurring runs and runs, with the real server's defaults, pages, filters

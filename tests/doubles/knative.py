@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KServe in Knative mode: one Knative Service, a revision for each template, a split by percent.
 
 This is KServe's part, after `ksvc_reconciler.go` and `PropagateStatus`; what Knative makes of it is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Knative Serving: revisions, their pods, and the route of a Knative Service."""
 
 from typing import Any

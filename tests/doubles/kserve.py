@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KServe on the API server double: controllers in steps or in a thread, and model servers.
 
 with ApiServer(namespaces=["ml"]) as api, KServe(api) as kserve:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods: from Pending to Ready, or to one of the many ways not to get there."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Model servers of the double: what answers for a storageUri."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Field ownership for server-side apply, kept simple.
 
 Lists are owned whole (as custom resources have them), maps key by key. A plain write takes the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The patch formats of the Kubernetes API. Every function returns a new object."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real Prometheus server on loopback, and exporters for it to scrape."""
 
 import json

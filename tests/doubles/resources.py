@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kinds that a server knows, and the discovery documents that tell of them."""
 
 from collections.abc import Iterable

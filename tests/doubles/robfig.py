@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """robfig/cron v1.2.0's reading of an expression, which is what KFP's scheduler uses.
 
 Written from its parser: six fields with seconds first, of which the last (day of week) may be left

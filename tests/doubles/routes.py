@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """URLs of the Kubernetes API taken apart."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Structural schemas in a small notation, and the check of an object against one.
 
 A schema is a tree of plain Python values, so that a table of fields reads as one::

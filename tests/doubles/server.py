@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Kubernetes API server on loopback, for tests: real HTTP, unmodified clients, no cluster.
 
 with ApiServer() as api:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KServe in Standard mode: Deployments and Services per predictor, canaries beside the stable one.
 
 The order of the steps, and what each looks at, follow KServe's `components/predictor.go` and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a server keeps: objects, one counter for all writes, and the events that watches read."""
 
 import threading

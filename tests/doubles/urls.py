@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Public addresses of services: by host name as KServe makes them, or reachable without DNS."""
 
 from dataclasses import dataclass

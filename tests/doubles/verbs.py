@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the verbs of the Kubernetes API do to a store."""
 
 import secrets

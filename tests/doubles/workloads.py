@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deployments, Services and routes: what Kubernetes and a gateway do with what KServe writes."""
 
 import math

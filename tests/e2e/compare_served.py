@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks a served model for rows that were evaluated, on V1 and V2; prints the largest difference.
 
 Run in the deployment family's environment: RUN_JSON URL MODEL.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Executes a notebook from end to end in a kernel of this Python, and writes it with its outputs.
 
     python execute_notebook.py PACKAGES NOTEBOOK RESULT

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Broken input: one clear sentence, a non-zero exit, nothing deployed."""
 
 import re

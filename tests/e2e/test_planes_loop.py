@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A loop of several classes, without a time column and without a Feast repository."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The quickstart notebook, executed by Jupyter's own machinery in a directory of its own."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The past: a month lived through, and windows that were never lived."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A loop of another shape than the sample: a regression, one entity, no on-demand views."""
 
 import json

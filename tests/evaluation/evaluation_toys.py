@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small hand-made model package of each task, and rows that it predicts."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The comparison of a candidate with the champion on the same rows."""
 
 import json

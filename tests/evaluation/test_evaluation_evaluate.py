@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation, scoring and the gate on a small hand-made model package."""
 
 import json

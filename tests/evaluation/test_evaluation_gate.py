@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gate against the champion, between groups and on latency."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The metrics against their definitions, and the intervals."""
 
 import numpy as np

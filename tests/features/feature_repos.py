@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small feature repositories for tests."""
 
 from datetime import UTC, datetime, timedelta

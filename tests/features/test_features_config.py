@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """feature_store.yaml: what is left open comes from the environment, and secrets stay there."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sample project's SQL and definitions: no flight may see its own outcome, or later ones'."""
 
 import random

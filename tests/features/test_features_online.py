@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is served is what was trained on, and what is pushed is served."""
 
 import json

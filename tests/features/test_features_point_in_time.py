@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was known when: the join against a slow, obvious loop and against Feast's own store."""
 
 import random

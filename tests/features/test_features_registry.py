@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A registry that several steps share: one writer at a time, and nothing is lost."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Do requests carry what training would have used?"""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests of components and pipelines need, of kfloop's and of your own.
 
     def test_trips_without_a_station_are_left_out(tmp_path):

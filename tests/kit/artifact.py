@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An artifact as tests give it to a component and get it back."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs one component on its own, as a step of a compiled pipeline."""
 
 import os

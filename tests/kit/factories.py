@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes real artifacts: what the contracts say, on disk, with metadata."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares a compiled pipeline with the one that was reviewed."""
 
 import difflib

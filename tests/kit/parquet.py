@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes rows as Parquet, here or in the environment of the data family.
 
 The driver's environment has no pyarrow, on purpose; where a test's own has it, nothing is started.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Environments are made once for each lock, by real uv, from a wheel made here: no network."""
 
 import base64

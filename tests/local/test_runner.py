@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The local runner behaves like the cluster, also where stock `kfp.local` does not."""
 
 import os

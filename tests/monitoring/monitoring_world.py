@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small published model and windows of its traffic, for the tests of monitoring."""
 
 import json

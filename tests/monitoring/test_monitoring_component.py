@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wrappers, run as a component process runs them."""
 
 import ast

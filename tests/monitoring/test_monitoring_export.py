@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """export_metrics: what Prometheus reads."""
 
 import threading

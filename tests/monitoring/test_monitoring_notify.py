@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """notify against a real webhook on loopback."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outlier scores per request."""
 
 from pathlib import Path

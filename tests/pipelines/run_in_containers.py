@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the compiled training pipeline container by container, in the images that are here.
 
     .venv/bin/python tests/pipelines/run_in_containers.py DIRECTORY WEATHER_PARQUET

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Serves a model package in the `serving` image, started as the ServingRuntime starts it.
 
 The process needs httpx and pyarrow, as the deployment family's environment has them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The committed YAML is what the pipelines compile to, and what a cluster can run as it stands."""
 
 import re

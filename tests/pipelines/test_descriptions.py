@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A compiled pipeline says what each of its parameters means, in words that are written once."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What images are called in compiled pipelines and manifests, and what they are made from."""
 
 import configparser

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nobody's pipeline breaks by surprise: the interface is on record, and so is every break."""
 
 import copy

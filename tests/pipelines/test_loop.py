@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A mistake in a loop file is named by key and line, before anything runs."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pipelines as Kubernetes objects, held against KFP's own rules for them."""
 
 import re

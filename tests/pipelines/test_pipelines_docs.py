@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the docs, the generated pages and the workflows say is so."""
 
 import ast

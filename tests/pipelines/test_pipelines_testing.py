@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The testing kit: what users of `kfloop.testing` lean on."""
 
 import json

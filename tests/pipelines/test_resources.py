@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a task gets on a cluster: the table, a loop file over it, and what a laptop makes of it."""
 
 import copy

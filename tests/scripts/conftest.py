@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A KFP API to ask: its double, and with KFLOOP_TEST_KFP_HOST a real one, too."""
 
 import os

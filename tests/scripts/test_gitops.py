@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/gitops.md, followed to the letter: its files and commands make what Argo CD applies."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """serving/manifests builds, names what is there, and fits Kubernetes' own models."""
 
 import json

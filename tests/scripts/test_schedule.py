@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop schedule` against a double of the KFP API, through the unmodified kfp client.
 
 With KFLOOP_TEST_KFP_HOST the first tests ask that API too, in experiments of their own,

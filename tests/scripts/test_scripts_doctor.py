@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop doctor` against doubles of the KFP API and of a cluster with KServe."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop images`: commands of the engines, their failures, and the bill of materials."""
 
 import json

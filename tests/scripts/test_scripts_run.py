@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop run`: parameters that come from the command line."""
 
 import pytest

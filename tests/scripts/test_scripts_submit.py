@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`kfloop submit` and `kfloop status` against a double of the KFP API, with the unmodified client.
 
 With KFLOOP_TEST_KFP_HOST the first tests ask that API too.

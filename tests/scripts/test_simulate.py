@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a simulation makes of a loop file, before anything runs."""
 
 from datetime import date

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Model packages made once, and real services that are stopped however a test ends."""
 
 import sys

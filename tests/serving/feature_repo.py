@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small Feast repository for the toy model: two views, an on-demand view, filled online stores.
 
 `seats` comes from `planes`, which never gets too old; `distance` and `weekend` are computed from

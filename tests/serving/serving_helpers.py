@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small real model packages, manifests for them, and what their models answer."""
 
 import os

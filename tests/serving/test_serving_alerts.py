@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules and the dashboard in a real Prometheus that scrapes a real model server."""
 
 import json

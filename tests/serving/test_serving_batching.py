@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Micro-batches: no waiting without load, everything that waited together under it."""
 
 import asyncio

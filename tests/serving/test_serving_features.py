@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looking features up: what Feast says, the ttl, what is missing, and stores that are down."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ONNX copy of a package's graph: the SavedModel's answers, without TensorFlow."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The payload logger as a process: KServe's events in, the inference log out, and every bad end."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The payload logger's manifests, against the program that they start."""
 
 from pathlib import Path

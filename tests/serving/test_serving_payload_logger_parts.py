@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The payload logger's parts: reading events, joining them, and turning them into rows."""
 
 import base64

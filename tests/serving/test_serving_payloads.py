@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading bodies for the log: nothing that a client sends may lose a row."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model server alone, as a process: look-ups, bad input, traces, logs, and its end."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The local service and the model server, as processes, over HTTP."""
 
 import json

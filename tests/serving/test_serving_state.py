@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manifest and the directory of a local service, without a service."""
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sticky assignment and shadow traffic of the local service, with real model servers."""
 
 import os

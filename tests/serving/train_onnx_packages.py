@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains a small model of each task on the toy features, with ONNX in its package.
 
 Run in the training family's environment: DIRECTORY.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several devices of one machine: two logical CPUs train as one does."""
 
 import json

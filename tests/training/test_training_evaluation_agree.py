@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What training wrote, evaluation computes again; its needs are a part of training's."""
 
 import numpy as np

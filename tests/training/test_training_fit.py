@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights of classes, the learning rate over time, and gradient clipping."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same training with Keras on JAX, in one process and in two, and what it exports."""
 
 import json

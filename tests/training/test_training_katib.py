@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Katib Experiment of the same search space: its manifest, its trials, its best parameters."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package as ONNX: the same raw values in, the same predictions out."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A killed training goes on from its last whole epoch; devices and precision."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search space: what it takes, and how it names what is wrong."""
 
 import json

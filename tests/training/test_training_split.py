@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which rows are held out, and how a label is read piece by piece."""
 
 from datetime import date

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streaming from disk: the same model as in memory, every row once per epoch, bounded memory."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training end to end on small data: the package, its graph, and what it refuses."""
 
 import json

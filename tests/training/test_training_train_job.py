@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A TrainJob is submitted once, waited for, and its failure told: on an API server's double."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tuning with real trainings: what it finds, keeps, goes on from, and refuses."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data sets that are written and judged like a pipeline does it."""
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Runs the validation tests with the current lock (TFDV 1.21, Python 3.13) in a Debian 13 root, as
 # its image has it; on older systems `make test` runs them with the fallback lock.
 #

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The thresholds of drift against chance as it is: random halves of one baseline, and real data."""
 
 from pathlib import Path

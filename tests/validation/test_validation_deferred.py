@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow is imported when TFDV uses it, and not before."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server to probe: always the double, and a real one where KFLOOP_TEST_KUBECONFIG names it."""
 
 import os

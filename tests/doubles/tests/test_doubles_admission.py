@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules of KServe's webhooks, one by one, in their words."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The API as a client sees it; every test here also runs against a real server if one is named.
 
 The answers are those that kube-apiserver 1.20 gave to the same questions, and for what is newer

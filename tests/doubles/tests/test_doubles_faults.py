@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong on purpose, and what only the double has: tokens, compaction, direct access."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """InferenceGraphs: an experiment of two services, in either mode."""
 
 from doubles import ApiServer, KServe

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KServe in Knative mode: revisions, the split by percent, and its pitfalls."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What answers for a storageUri: a package's own rows, or anything a test wants."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds whatever a user does, in whatever order the controllers see it."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KServe in Standard mode: what its status and its requests do during a rollout."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One feature view, no on-demand views and no feature_store.yaml: the least that a repo can be."""
 
 from datetime import timedelta
