@@ -93,7 +93,8 @@ def main(arguments: list[str]) -> str | None:
     parser.add_argument("family")
     parser.add_argument("--uv", required=True)
     parser.add_argument("modules", nargs="*")
-    options = parser.parse_args(arguments)
+    # Modules stand behind an option, where parse_args takes none.
+    options = parser.parse_intermixed_args(arguments)
 
     home = Path(str(next(iter(import_module(package_of(options.family)).__path__))))
     modules = options.modules or modules_of(options.family)

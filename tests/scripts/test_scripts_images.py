@@ -15,7 +15,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.image_check import conflicts, import_all, modules_of
+from kfloop.components.image_check import conflicts, import_all, main, modules_of
 from kfloop.components.image_inventory import inventory
 from kfloop.components.images import VERSION, image
 from kfloop.pipelines.local.environment_build import uv_path
@@ -320,3 +320,9 @@ def test_the_check_takes_every_module_but_the_one_that_needs_all_of_kfp():
     assert "kfloop.components.data.ingest" in modules
     assert "kfloop.components.data.component" not in modules
     assert "kfloop.serving.model_server" in modules_of("serving")
+
+
+def test_the_check_imports_the_modules_it_is_given():
+    # In the order of the Dockerfile.
+    told = main(["training", "--uv", uv_path(), "not_installed_anywhere"])
+    assert "not_installed_anywhere cannot be imported" in str(told)
