@@ -4,7 +4,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +153,29 @@ def create_views(connection: duckdb.DuckDBPyConnection, tables: str | Path) -> l
     return list(paths)
 
 
+@contextmanager
+def first_error(
+    connection: duckdb.DuckDBPyConnection, stream: Callable[[], Iterable[object]]
+) -> Iterator[None]:
+    """Finds out what went wrong in a query that says only that it was interrupted.
+
+    An error in one of DuckDB's threads interrupts the others, and theirs may be told first. A
+    single thread tells its own.
+
+    Args:
+        connection: Where the query runs.
+        stream: Runs it again.
+    """
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowInvalid, OSError) as error:
+        if "INTERRUPT" in str(error):
+            connection.execute("SET threads = 1")
+            for _ in stream():
+                pass
+        raise
+
+
 @dataclass(frozen=True)
 class Selection:
     """One SELECT of the user, checked, with columns of types that everyone reads.
@@ -170,8 +193,18 @@ class Selection:
     ) -> pa.RecordBatchReader:
         """Streams its rows; from the user's own text, so that errors know their line."""
         ordered = f"\nORDER BY {order}" if order else ""
-        result = connection.execute(f"{self.sql}\nWHERE {condition}{ordered}")
-        return result.to_arrow_reader(BATCH_ROWS)
+
+        def stream() -> pa.RecordBatchReader:
+            result = connection.execute(f"{self.sql}\nWHERE {condition}{ordered}")
+            return result.to_arrow_reader(BATCH_ROWS)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with first_error(connection, stream):
+                yield from rows
+
+        with first_error(connection, stream):
+            rows = stream()
+        return pa.RecordBatchReader.from_batches(rows.schema, batches())
 
 
 def select(

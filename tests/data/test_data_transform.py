@@ -4,11 +4,13 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.data import duck
 from kfloop.components.data.transform import build_feature_tables, transform
 
 
@@ -144,6 +146,16 @@ def test_an_error_in_the_last_row_is_still_one_sentence(tables: Path, tmp_path: 
     )
     with pytest.raises(InputError, match="Could not convert string 'a2900001'"):
         transform(tables, query, tmp_path / "out")
+
+
+def test_an_interrupted_query_tells_the_error_that_interrupted_it() -> None:
+    query = "SELECT CAST(x AS INT) FROM (VALUES ('1'), ('one')) rows(x)"
+    with (
+        duck.connect() as connection,
+        pytest.raises(duckdb.ConversionException, match="'one'"),
+        duck.first_error(connection, lambda: connection.execute(query).fetchall()),
+    ):
+        raise duckdb.InterruptException("INTERRUPT Error: Interrupted!")
 
 
 def test_no_rows_can_be_an_answer(tables: Path, tmp_path: Path) -> None:
