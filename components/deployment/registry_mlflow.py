@@ -3,6 +3,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,7 @@ class MlflowRegistry:
     def _told(self, failure: str) -> Iterator[MlflowClient]:
         try:
             if self.uri.startswith(SQLITE):
-                Path(self.uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+                _require_writable(Path(self.uri.removeprefix(SQLITE)))
             yield MlflowClient(self.uri)
         except MlflowException as error:
             raise InputError(f"{failure} in {self.uri}: {str(error).splitlines()[0]}") from error
@@ -83,6 +84,25 @@ class MlflowRegistry:
             return ""
         database = Path(self.uri.removeprefix(SQLITE)).absolute()
         return (database.parent / f"{database.stem}-files").as_uri()
+
+
+def _require_writable(database: Path) -> None:
+    """Raises InputError at once, where MLflow would try again for minutes."""
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with database.open("ab"):  # an empty file is an empty database
+            pass
+        # SQLite puts its journal beside the file.
+        writable = os.access(database.parent, os.W_OK)
+    except OSError as error:
+        raise InputError(
+            f"The registry {database} cannot be written ({error.strerror}); give another registry."
+        ) from error
+    if not writable:
+        raise InputError(
+            f"The registry {database} cannot be written, since its directory may only be read; "
+            "give another registry."
+        )
 
 
 def _registered(client: MlflowClient, name: str, uri: str) -> Any:

@@ -148,3 +148,15 @@ def test_no_registry_at_all_is_an_error(evaluation: Path, tmp_path: Path, monkey
 def test_a_registry_that_cannot_be_had_is_one_sentence(evaluation: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="could not be registered in nonsense"):
         register_model(published(tmp_path, "1"), evaluation, "nonsense://x")
+
+
+def test_a_registry_that_cannot_be_written_is_told_at_once(
+    evaluation: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no directory")
+    (tmp_path / "directory").mkdir()
+    package = published(tmp_path, "1")
+    for place in ("file/mlflow.db", "directory"):
+        registry = f"sqlite:///{tmp_path / place}"
+        with pytest.raises(InputError, match=f"The registry {tmp_path / place} cannot be written"):
+            register_model(package, evaluation, registry)
