@@ -27,6 +27,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kfloop.serving.payload_events import BATCH, MAX_ID, PREFIX, REQUEST, RESPONSE
+from kfloop.serving.payloads import FEATURES_HEADER
 
 MAX_QUEUED = 2000
 MAX_QUEUED_BYTES = 64 * 2**20
@@ -36,8 +37,6 @@ BATCH_BYTES = 4 * 2**20
 TIMEOUT_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
-# Looked-up features are in no request; with this header the answer tells them.
-FEATURES_HEADER = "x-return-features"
 SENT = Counter(
     "kfloop_payload_sent_requests",
     "Requests by what became of their events: sent, dropped, refused, too_large, lost.",

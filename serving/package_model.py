@@ -37,12 +37,12 @@ from kfloop.serving.inputs import (
     texts_of,
 )
 from kfloop.serving.metrics import ModelMetrics
+from kfloop.serving.payloads import FEATURES_HEADER
 
 DATATYPES = {"float": "FP32", "int": "INT64", "bool": "BOOL", "string": "BYTES"}
 # Two batches at a time: one is parsed while the graph, which needs no interpreter, runs the other.
 WORKERS = 2
 REQUESTS_PER_BATCH = 64
-FEATURES_HEADER = "x-return-features"
 
 
 class UnavailableError(ModelNotReady):  # type: ignore[misc]  # kserve has no type information

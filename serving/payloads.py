@@ -11,6 +11,8 @@ from kfloop.components.contracts.errors import InputError
 
 # An instance may carry request context under this key; nothing reads it.
 CONTEXT_KEY = "request"
+# Looked-up features are in no request; with this header the answer tells them.
+FEATURES_HEADER = "x-return-features"
 MAX_ERROR_CHARACTERS = 500
 # Epochs are told apart by size: below 1e11 seconds (year 5138), then milli-, micro-, nanoseconds.
 EPOCH_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (math.inf, 1e9))

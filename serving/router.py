@@ -21,13 +21,12 @@ from yarl import URL
 from kfloop.components.contracts.inference_log import NO_VERSION
 from kfloop.serving import tracing
 from kfloop.serving.log_writer import Exchange, LogWriter
-from kfloop.serving.payloads import request_rows, without_features
+from kfloop.serving.payloads import FEATURES_HEADER, request_rows, without_features
 from kfloop.serving.predictors import Predictor
 from kfloop.serving.shadow import Shadow, is_copied
 from kfloop.serving.traffic import HEADER, StickyKey
 
 ANSWER_SECONDS = 60.0
-FEATURES_HEADER = "x-return-features"
 JSON_LENGTH = "inference-header-content-length"
 FORWARDED = ("content-type", "accept", JSON_LENGTH, "traceparent", "tracestate", "authorization")
 LABELS = ("service", "version", "predictor", "status")

@@ -104,6 +104,16 @@ class ModelPackage:
         """The model's inputs, in order."""
         return [feature.name for feature in self.features]
 
+    @property
+    def numbers(self) -> list[str]:
+        """Those that go in as numbers, in order."""
+        return [feature.name for feature in self.features if feature.type != "string"]
+
+    @property
+    def texts(self) -> list[str]:
+        """Those that go in as texts, in order."""
+        return [feature.name for feature in self.features if feature.type == "string"]
+
 
 def write_model_json(package: ModelPackage, directory: str | Path) -> None:
     """Writes `model.json` into a package directory."""

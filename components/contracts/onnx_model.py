@@ -62,8 +62,7 @@ class OnnxModel:
         outputs = [one.name for one in self._session.get_outputs()]
         if found != wanted or package.output not in outputs:
             raise _does_not_fit(path, f"takes {found} and returns {outputs}")
-        self.numbers = [feature.name for feature in package.features if feature.type != "string"]
-        self.texts = [feature.name for feature in package.features if feature.type == "string"]
+        self.numbers, self.texts = package.numbers, package.texts
         self._names = [*self.numbers, *self.texts]
         self._output = [package.output]
 

@@ -51,8 +51,7 @@ class SavedModel:
                 f"The SavedModel {path} has no output {package.output!r}, which the task "
                 f"{package.task} needs; export the package again."
             )
-        self.numbers = [feature.name for feature in package.features if feature.type != "string"]
-        self.texts = [feature.name for feature in package.features if feature.type == "string"]
+        self.numbers, self.texts = package.numbers, package.texts
         groups = [names for names in (self.numbers, self.texts) if names]
         types = [tf.float32 if names is self.numbers else tf.string for names in groups]
 

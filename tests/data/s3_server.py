@@ -13,14 +13,12 @@ import base64
 import hashlib
 import re
 import socket
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import google_crc32c
-from storage_server import Faults, Request
+from storage_server import LoggedServer, QuietHandler, Request
 
 CODES = {
     403: "AccessDenied",
@@ -64,12 +62,9 @@ def crc32c(content: bytes) -> str:
     return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
+class Server(LoggedServer):
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.objects: dict[tuple[str, str], list[Stored]] = {}
         self.buckets = {"bucket"}
         self.keys = {"key", "temporary"}
@@ -78,15 +73,8 @@ class Server(ThreadingHTTPServer):
         self.versioned = False
         self.heeds_conditions = True
         self.page = 1000
-        self.faults = Faults()
         self.denied = ""
-        self.log: list[Request] = []
-        self.lock = threading.RLock()
         self.writes = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def put(self, name: str, content: bytes, **about: object) -> Stored:
         with self.lock:
@@ -101,23 +89,9 @@ class Server(ThreadingHTTPServer):
     def names(self) -> list[str]:
         return sorted(name for _, name in self.objects)
 
-    def count(self, method: str, part: str) -> int:
-        return sum(r.method == method and part in r.path for r in self.log)
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing: connections that break are what is tested."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(QuietHandler):
     server: Server
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-    def setup(self) -> None:
-        super().setup()
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _handle(self) -> None:
         server, parts = self.server, urlsplit(self.path)

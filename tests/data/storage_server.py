@@ -70,25 +70,49 @@ class Request:
     range: str
 
 
-class Server(ThreadingHTTPServer):
+class LoggedServer(ThreadingHTTPServer):
+    """A server on loopback that knows what it was asked."""
+
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, latency: float = 0.0, bytes_per_second: float = 0.0, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
-        self.latency, self.bytes_per_second = latency, bytes_per_second
-        self.objects: dict[tuple[str, str], Stored] = {}
-        self.buckets = {"bucket"}
-        self.page = PAGE
+    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), handler)
         self.faults = Faults()
         self.log: list[Request] = []
-        self.sessions: dict[str, tuple[str, str, dict[str, str], bytearray]] = {}
         self.lock = threading.RLock()
-        self.generations = 1_700_000_000_000_000
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def count(self, method: str, part: str) -> int:
+        return sum(r.method == method and part in r.path for r in self.log)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing: connections that break are what is tested."""
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class Server(LoggedServer):
+    def __init__(self, latency: float = 0.0, bytes_per_second: float = 0.0, port: int = 0) -> None:
+        super().__init__(Handler, port)
+        self.latency, self.bytes_per_second = latency, bytes_per_second
+        self.objects: dict[tuple[str, str], Stored] = {}
+        self.buckets = {"bucket"}
+        self.page = PAGE
+        self.sessions: dict[str, tuple[str, str, dict[str, str], bytearray]] = {}
+        self.generations = 1_700_000_000_000_000
 
     def put(self, name: str, content: bytes, bucket: str = "bucket", encoding: str = "") -> Stored:
         with self.lock:
@@ -100,23 +124,9 @@ class Server(ThreadingHTTPServer):
     def names(self, bucket: str = "bucket") -> list[str]:
         return sorted(name for where, name in self.objects if where == bucket)
 
-    def count(self, method: str, part: str) -> int:
-        return sum(r.method == method and part in r.path for r in self.log)
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing: connections that break are what is tested."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(QuietHandler):
     server: Server
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-    def setup(self) -> None:
-        super().setup()
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _handle(self) -> None:
         parts = urlsplit(self.path)
