@@ -19,15 +19,16 @@ def catalogue(pipeline: str) -> None:
 
     What the levels stable and beta promise: docs/versioning.md.
     """
-    from rich.console import Console
     from rich.table import Table
+
+    from kfloop.scripts.tables import print_table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     if pipeline:
         _add_parameters(table, pipeline)
     else:
         _add_all(table)
-    Console().print(table)
+    print_table(table)
 
 
 def _add_parameters(table: "Table", pipeline: str) -> None:

@@ -27,12 +27,13 @@ def envs() -> None:
 @envs.command("list")
 def list_environments() -> None:
     """List the environments: state, size, when last used, and where."""
-    from rich.console import Console
     from rich.table import Table
+
+    from kfloop.scripts.tables import print_table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("family", "lock", "state", "size", "last used", "directory"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column)
     root = environments.cache_directory() / "environments"
     current = _current()
     for each in current:
@@ -42,9 +43,8 @@ def list_environments() -> None:
             ready = (path / MARKER).is_file()
             name = path.name.rpartition("-")[0]
             table.add_row(name, "other", *_state(path, ready), path.name)
-    console = Console()
-    console.print(table)
-    console.print(f"in {root}", highlight=False, soft_wrap=True)
+    print_table(table)
+    click.echo(f"in {root}")
 
 
 @envs.command("build")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.scripts.options import state_option
+from kfloop.scripts.tables import print_table
 from kfloop.serving.local_state import list_services, stop
 
 
@@ -30,7 +30,7 @@ def list_command(state: Path) -> None:
     table = Table("service", "state", "versions", "url", box=None)
     for service in found:
         table.add_row(service["name"], _state(service), _versions(service), service.get("url", ""))
-    Console(soft_wrap=True).print(table)
+    print_table(table)
 
 
 def _state(service: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from kfloop.pipelines.submit import RunStatus, failure, last_runs, run_status
 from kfloop.scripts.options import host_option, namespace_option
+from kfloop.scripts.tables import print_table
 
 STYLES = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "cyan"}
 
@@ -27,9 +28,7 @@ def status(run: str, host: str, namespace: str, experiment: str, limit: int) -> 
     """
     console = Console()
     if not run:
-        _print_runs(
-            console, last_runs(limit, host=host, namespace=namespace, experiment=experiment)
-        )
+        _print_runs(last_runs(limit, host=host, namespace=namespace, experiment=experiment))
         return
     found = run_status(run, host=host)
     console.print(f"{escape(found.name)}  {_styled(found.state)}  {duration(found.seconds)}")
@@ -38,27 +37,26 @@ def status(run: str, host: str, namespace: str, experiment: str, limit: int) -> 
         table.add_row(
             escape(task.name), _styled(task.state), duration(task.seconds), escape(task.error)
         )
-    console.print(table)
+    print_table(table)
     if found.finished and found.state != "SUCCEEDED":
         console.print(failure(found), soft_wrap=True, highlight=False, markup=False)
         sys.exit(1)
 
 
-def _print_runs(console: Console, runs: list[RunStatus]) -> None:
+def _print_runs(runs: list[RunStatus]) -> None:
     if not runs:
-        console.print("There are no runs.")
+        click.echo("There are no runs.")
         return
-    table = Table("run", "name", "state", "submitted", "time", box=None)
-    table.columns[0].no_wrap = True
+    # The id stands above the name: side by side they leave 80 columns no room for the rest.
+    table = Table("run", "state", "submitted", "time", box=None)
     for one in runs:
         table.add_row(
-            one.id,
-            escape(one.name),
+            f"{one.id}\n{escape(one.name)}",
             _styled(one.state),
             f"{one.created:%Y-%m-%d %H:%M}",
             duration(one.seconds),
         )
-    console.print(table)
+    print_table(table)
 
 
 def _styled(state: str) -> str:

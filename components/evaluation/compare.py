@@ -66,8 +66,8 @@ def compare_models(
 ) -> Decision:
     """Scores both packages on the same rows and decides whether the candidate is surely worse.
 
-    Each package is scored by its own SavedModel and reads the features that its own `model.json`
-    names, so they need not have the same ones.
+    Each package is scored by its own graph (ONNX where it holds one) and reads the features that
+    its own `model.json` names, so they need not have the same ones.
 
     Args:
         model: Directory of the candidate's package.

@@ -222,7 +222,7 @@ def test_status_shows_tasks_times_and_errors_and_not_the_engine(api):
     api.advance(run_id, "roll-back-model", "SUCCEEDED", seconds=75)
     api.advance(run_id, "update-champion", "FAILED", seconds=5, error="no registry")
     api.finish_run(run_id, "FAILED")
-    done = CliRunner(env={"COLUMNS": "120"}).invoke(status, [run_id, "--host", api.url])
+    done = CliRunner().invoke(status, [run_id, "--host", api.url])
     assert done.exit_code == 1
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
     assert "roll-back-model succeeded 1 min 15 s" in lines
