@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kfloop.components.contracts.model_package import PREDICTION, ModelPackage, read_model_json
-from kfloop.components.deployment.package_storage import package_directory
+from kfloop.components.contracts.package_storage import package_directory
 
 Instance = dict[str, Any]
 

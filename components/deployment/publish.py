@@ -20,7 +20,7 @@ from kfloop.components.contracts.model_package import (
     read_model_json,
     write_model_json,
 )
-from kfloop.components.deployment.package_storage import REMOTE, mounted_path
+from kfloop.components.contracts.package_storage import REMOTE, mounted_path
 from kfloop.components.deployment.packages import package_rows
 from kfloop.components.deployment.publish_remote import publish_remote
 from kfloop.components.deployment.smoke_test import request_columns

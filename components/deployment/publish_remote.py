@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import ModelPackage, write_model_json
-from kfloop.components.deployment.package_storage import first_line, open_storage
+from kfloop.components.contracts.package_storage import first_line, open_storage
 
 CLAIM_PREFIX = ".claim-"
 ATTEMPTS = 50

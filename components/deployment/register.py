@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from kfloop.components.contracts.files import local_path, read_json
 from kfloop.components.contracts.model_package import ModelPackage
-from kfloop.components.deployment.package_storage import package_directory
+from kfloop.components.contracts.package_storage import package_directory
 from kfloop.components.deployment.packages import read_package
 from kfloop.components.deployment.registry import OFF, URI_TAG, Version, open_registry
 

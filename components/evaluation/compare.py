@@ -20,9 +20,10 @@ from kfloop.components.contracts.decision import (
     write_decision,
 )
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import local_path, write_json, write_text
+from kfloop.components.contracts.files import write_json, write_text
 from kfloop.components.contracts.metrics import MAIN_METRIC
 from kfloop.components.contracts.model_package import ModelPackage, read_model_json
+from kfloop.components.contracts.package_storage import package_directory
 from kfloop.components.evaluation.bootstrap import Estimate, Part, estimate_parts
 from kfloop.components.evaluation.labels import read_labels
 from kfloop.components.evaluation.metrics import Measure, improvement_measure, measure_of
@@ -97,17 +98,18 @@ def compare_models(
     document |= {"metrics": {}, "slices": []}
     rows = read_dataset(dataset)
     since = str(describe(dataset, package.timestamp).get("since") or "")
-    obstacle = _obstacle(champion_uri, package, rows, since)
-    if obstacle:
+    published = package_directory(champion_uri, True, "champion_uri") if champion_uri else None
+    obstacle = _obstacle(published, package, rows, since)
+    if obstacle or not published:
         document["why"] = obstacle
         result = Decision(
             "comparison", NO_BASELINE, [Reason(CHECK, metric, None, None, True, obstacle)]
         )
         details = ""
     else:
-        champion = read_model_json(local_path(champion_uri, "champion_uri"))
+        champion = read_model_json(published)
         document["champion"] = {"model_uri": champion_uri, "version": champion.version}
-        document |= _compare(model, package, champion_uri, champion, rows, settings)
+        document |= _compare(model, package, published, champion, rows, settings)
         result = _decide(document, settings)
         details = _details(document)
     write_json(comparison, document)
@@ -117,11 +119,11 @@ def compare_models(
     return result
 
 
-def _obstacle(champion_uri: str, package: ModelPackage, rows: pa.Table, since: str) -> str:
+def _obstacle(published: Path | None, package: ModelPackage, rows: pa.Table, since: str) -> str:
     """Returns why there is nothing to compare with; empty when there is."""
-    if not champion_uri:
+    if not published:
         return "there is no champion yet"
-    champion = read_model_json(local_path(champion_uri, "champion_uri"))
+    champion = read_model_json(published)
     name = f"the champion {champion.name} {champion.version}"
     if (champion.task, champion.label) != (package.task, package.label):
         return f"{name} predicts {champion.label} ({champion.task}), which is something else"
@@ -139,7 +141,7 @@ def _obstacle(champion_uri: str, package: ModelPackage, rows: pa.Table, since: s
 def _compare(
     model: str | Path,
     package: ModelPackage,
-    champion_uri: str,
+    published: Path,
     champion: ModelPackage,
     rows: pa.Table,
     settings: CompareSettings,
@@ -149,7 +151,7 @@ def _compare(
 
     labels = read_labels(rows, package)
     new = load_scorer(model, package)(rows).astype(np.float64)
-    old = load_scorer(local_path(champion_uri, "champion_uri"), champion)(rows).astype(np.float64)
+    old = load_scorer(published, champion)(rows).astype(np.float64)
     for name, outputs in (("candidate", new), ("champion", old)):
         if not np.isfinite(outputs).all():
             raise InputError(f"The {name} predicts NaN for some rows; it cannot be compared.")

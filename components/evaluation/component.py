@@ -196,7 +196,7 @@ def score_data(
     """Predicts every row of a dataset.
 
     Args:
-        model_uri: Published model package, as a path or file:// URI.
+        model_uri: Published model package: a path, or a URI with file://, pvc://, gs:// or s3://.
         dataset: Rows with the model's features.
         predictions: The rows with `prediction` and `model_version`.
     """

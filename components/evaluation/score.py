@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import local_path
 from kfloop.components.contracts.inference_log import MODEL_VERSION
 from kfloop.components.contracts.model_io import model_inputs, prediction_column
 from kfloop.components.contracts.model_package import PREDICTION, ModelPackage, read_model_json
+from kfloop.components.contracts.package_storage import package_directory
 from kfloop.components.contracts.runtime import load_graph
 
 _ROWS_AT_ONCE = 65536
@@ -67,7 +67,7 @@ def score_data(model_uri: str, dataset: str | Path, predictions: str | Path) -> 
     """Predicts every row of a dataset.
 
     Args:
-        model_uri: Model package, as a path or file:// URI.
+        model_uri: Model package: a path, or a URI with file://, pvc://, gs:// or s3://.
         dataset: Rows with the model's features.
         predictions: Dataset to write: all columns of `dataset`, with `prediction` and
             `model_version`.
@@ -78,7 +78,7 @@ def score_data(model_uri: str, dataset: str | Path, predictions: str | Path) -> 
     Raises:
         InputError: If the dataset is empty, lacks a feature, or has such a column already.
     """
-    directory = local_path(model_uri, "model_uri")
+    directory = package_directory(model_uri, whole=True)
     package = read_model_json(directory)
     table = read_dataset(dataset)
     if not table.num_rows:

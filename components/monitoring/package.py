@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import local_path, read_json
+from kfloop.components.contracts.files import read_json
 from kfloop.components.contracts.model_package import REFERENCE, ModelPackage, read_model_json
+from kfloop.components.contracts.package_storage import package_directory
 from kfloop.components.monitoring.metrics import Estimate
 
 EVALUATION = "evaluation.json"
@@ -22,12 +23,12 @@ def read_package(model_uri: str) -> ModelPackage:
     Raises:
         InputError: If it is not a package.
     """
-    return read_model_json(local_path(model_uri, "model_uri"))
+    return read_model_json(package_directory(model_uri))
 
 
 def read_reference(model_uri: str) -> pa.Table | None:
     """Returns the reference sample of training features and predictions, or None without one."""
-    path = local_path(model_uri, "model_uri") / REFERENCE
+    path = package_directory(model_uri) / REFERENCE
     return pq.read_table(path) if path.is_file() else None
 
 
@@ -50,7 +51,7 @@ def read_release(model_uri: str) -> Release:
     Raises:
         InputError: If the evaluation does not hold `metrics` of `value`, `low` and `high`.
     """
-    path = local_path(model_uri, "model_uri") / EVALUATION
+    path = package_directory(model_uri) / EVALUATION
     if not path.is_file():
         return Release({}, DEFAULT_THRESHOLD)
     document: Any = read_json(path)

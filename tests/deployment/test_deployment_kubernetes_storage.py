@@ -16,7 +16,7 @@ from kubernetes_bench import write_package
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import GOLDEN, REQUEST, SAVED_MODEL
-from kfloop.components.deployment.package_storage import package_directory
+from kfloop.components.contracts.package_storage import package_directory
 from kfloop.components.deployment.packages import package_rows, read_package
 from kfloop.components.deployment.publish import publish_model
 
@@ -64,6 +64,11 @@ def test_a_package_is_published_to_a_bucket_and_read_back(
     rows, predictions = package_rows(first, GOLDEN, ["distance"], 5)
     assert len(rows) == len(predictions) == 5
     assert (package_directory(first) / REQUEST).is_file()
+    # Who compares models or scores data needs the model, too.
+    assert not (package_directory(first) / SAVED_MODEL).exists()
+    whole = package_directory(first, whole=True)
+    assert (whole / SAVED_MODEL / "variables" / "variables.index").read_bytes() == b"index"
+    assert (whole / "evaluation.json").read_text() == "{}"
     stored = "models/published/flights/1/1/variables/variables.index"
     with bucket.open_input_stream(stored) as file:
         assert file.read() == b"index"

@@ -60,6 +60,18 @@ def test_a_worse_model_fails_and_a_better_one_passes_with_its_interval(compare, 
     assert better.document["champion"] == {"model_uri": bad.as_uri(), "version": "bad"}
 
 
+def test_a_champion_on_a_volume_is_found_where_it_is_mounted(compare, models, monkeypatch):
+    good, bad, table = models["binary", "good"], models["binary", "bad"], toy_table("binary")
+    monkeypatch.setenv("KFLOOP_PVC_ROOT", str(good.parents[1]))
+    uri = f"pvc://{good.parent.name}/{good.name}"
+    found = compare(bad, uri, table)
+    assert found.document["champion"] == {"model_uri": uri, "version": "good"}
+    assert found.document["metrics"] == compare(bad, good, table).document["metrics"]
+    monkeypatch.delenv("KFLOOP_PVC_ROOT")
+    with pytest.raises(InputError, match="on a volume that this step does not have"):
+        compare(bad, uri, table)
+
+
 def test_equal_models_pass_with_an_improvement_of_zero(compare, models):
     same = compare(models["binary", "good"], models["binary", "good"], toy_table("binary"))
     assert same.decision.decision == "pass"

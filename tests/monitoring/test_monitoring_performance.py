@@ -45,6 +45,14 @@ def test_a_model_as_good_as_at_release_passes(tmp_path: Path, model: str) -> Non
     assert report.metrics["ece"] < 0.03
 
 
+def test_a_model_on_a_volume_is_found_where_it_is_mounted(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFLOOP_PVC_ROOT", str(tmp_path.parent))
+    report = measure(tmp_path, f"pvc://{tmp_path.name}/model", mislead(people(4000, seed=1), 0.6))
+    assert "at release 0.79: worse by" in report.decision.summary
+
+
 def test_a_model_that_became_worse_fails_and_says_by_how_much(tmp_path: Path, model: str) -> None:
     report = measure(tmp_path, model, mislead(people(4000, seed=1), 0.6))
     assert report.decision.decision == "fail"

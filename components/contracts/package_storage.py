@@ -2,7 +2,6 @@
 """Model packages where a cluster keeps them: gs://, s3:// and pvc://, read by pyarrow.
 
 A published package never changes, so what was read of it once is good for the whole process.
-Only the small files are read: the SavedModel is for the model server.
 """
 
 import atexit
@@ -28,14 +27,17 @@ REMOTE = ("gs", "s3")
 MAX_CHARACTERS = 300
 # Arrow's own limit is 15 minutes.
 RETRY_TIME = timedelta(seconds=60)
-FILES = ("model.json", REFERENCE, GOLDEN, REQUEST)
+# The small ones: the rest is the model itself.
+FILES = ("model.json", "evaluation.json", REFERENCE, GOLDEN, REQUEST)
 
 
-def package_directory(model_uri: str) -> Path:
-    """Returns a local directory with the small files of a package.
+def package_directory(model_uri: str, whole: bool = False, name: str = "model_uri") -> Path:
+    """Returns a local directory with the files of a package.
 
     Args:
         model_uri: A path, or a URI with file://, pvc://, gs:// or s3://.
+        whole: Whether the model itself is needed, beside the small files.
+        name: Which setting it is, for the error.
 
     Raises:
         InputError: If it cannot be read, or has another scheme.
@@ -43,7 +45,7 @@ def package_directory(model_uri: str) -> Path:
     scheme = urlsplit(model_uri).scheme
     if scheme == "pvc":
         return mounted_path(model_uri)
-    return _copy(model_uri) if scheme in REMOTE else local_path(model_uri, "model_uri")
+    return _copy(model_uri, whole) if scheme in REMOTE else local_path(model_uri, name)
 
 
 def mounted_path(uri: str) -> Path:
@@ -95,15 +97,18 @@ def _google() -> pafs.GcsFileSystem:
 
 
 @cache
-def _copy(model_uri: str) -> Path:
+def _copy(model_uri: str, whole: bool) -> Path:
     system, path = open_storage(model_uri)
     copy = Path(tempfile.mkdtemp(prefix="kfloop-package-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     try:
-        for name in FILES:
-            if system.get_file_info(f"{path}/{name}").type == pafs.FileType.NotFound:
-                continue  # what needs it says so
-            (copy / name).parent.mkdir(exist_ok=True)
+        # One that is not there is told by what needs it.
+        asked = pafs.FileSelector(path, allow_not_found=True, recursive=True)
+        for info in system.get_file_info(asked if whole else [f"{path}/{name}" for name in FILES]):
+            if info.type != pafs.FileType.File:
+                continue
+            name = info.path.removeprefix(f"{path}/")
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
             with system.open_input_file(f"{path}/{name}") as file:
                 (copy / name).write_bytes(file.read())
     except (pa.ArrowException, OSError) as error:
