@@ -124,7 +124,11 @@ class KubeflowRegistry:
 
     def _find(self, path: str, name: str, **query: str) -> dict[str, Any] | None:
         response = self._send("GET", path, params={"name": name, **query})
-        return None if response.status_code == _NOT_FOUND else self._read(response)
+        # Another server answers 404, too, but not in JSON.
+        told_in_json = "json" in response.headers.get("content-type", "")
+        if response.status_code == _NOT_FOUND and told_in_json:
+            return None
+        return self._read(response)
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         return self._read(self._send(method, path, **options))

@@ -22,9 +22,9 @@ from kfloop.components.deployment.targets import target_of
 from kfloop.serving import local_state
 
 
-def published(directory: Path, version: str) -> str:
+def published(directory: Path, version: str, name: str = "m") -> str:
     package = ModelPackage(
-        "m",
+        name,
         "binary",
         "y",
         [Feature("a", "float")],
@@ -36,7 +36,7 @@ def published(directory: Path, version: str) -> str:
         training_window={"since": "2013-01-01", "until": "2013-06-01", "rows": 10},
         hyperparameters={"layers": [4, 2], "epochs": 3},
     )
-    path = directory / "m" / version
+    path = directory / name / version
     path.mkdir(parents=True)
     write_model_json(package, path)
     return str(path)

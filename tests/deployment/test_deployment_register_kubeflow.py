@@ -1,8 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Kubeflow Model Registry as the registry, over HTTP; and which model is the champion."""
+"""The Kubeflow Model Registry as the registry, over HTTP; and which model is the champion.
 
+KFLOOP_TEST_MODEL_REGISTRY, a registry's URL, has what does not look into the double run there too;
+the models that the tests register stay, archived by nobody.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from model_registry_server import model_registry
@@ -48,6 +57,37 @@ def test_a_version_is_registered_once_with_metrics_and_lineage(
             assert properties[f"kfloop.{key}"]["string_value"] == value
         assert properties["kfloop.image"]["string_value"].startswith("registry.example.com/")
         assert [each["uri"] for each in store.entities["artifacts"]] == [first, second]
+
+
+@pytest.fixture(params=["double", "real"])
+def registry_uri(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A registry: the double, and the one that the environment names."""
+    if request.param == "double":
+        with model_registry() as (url, _):
+            yield f"kubeflow+{url}"
+    elif url := os.environ.get("KFLOOP_TEST_MODEL_REGISTRY"):
+        yield f"kubeflow+{url}"
+    else:
+        pytest.skip("KFLOOP_TEST_MODEL_REGISTRY names no registry")
+
+
+def test_versions_are_registered_found_and_made_champion(
+    registry_uri: str, evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KFLOOP_STATE", raising=False)
+    name = f"kfloop-test-{uuid.uuid4().hex[:12]}"
+    packages = [published(tmp_path, str(number), name) for number in range(1, 40)]
+    assert find_champion(name, name, registry_uri) == ""
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda _: register_model(packages[0], evaluation, registry_uri), range(4))
+        assert list(made) == [f"{name}/1"] * 4
+    for number, package in enumerate(packages, 1):
+        assert register_model(package, evaluation, registry_uri) == f"{name}/{number}"
+    registry = open_registry(registry_uri)
+    for number in (1, 39, 20):
+        at = packages[number - 1]
+        assert registry.set_alias(name, "champion", at) == f"{name}/{number}"
+        assert find_champion(name, name, registry_uri) == at
 
 
 def test_a_registration_that_was_cut_short_is_finished(evaluation: Path, tmp_path: Path) -> None:
@@ -101,6 +141,15 @@ def test_a_registry_that_cannot_be_reached_is_one_sentence(
         pass
     with pytest.raises(InputError, match="cannot be reached"):
         register_model(published(tmp_path, "1"), evaluation, f"kubeflow+{url}")
+
+
+def test_a_server_that_is_no_registry_is_told_before_there_is_no_champion() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"kubeflow+http://127.0.0.1:{server.server_port}"
+        with pytest.raises(InputError, match="with 404: it is not a Kubeflow Model Registry"):
+            find_champion("m", "m", uri)
+        server.shutdown()
 
 
 def test_the_champion_of_an_mlflow_registry_moves_with_the_alias(
