@@ -2,10 +2,12 @@
 """What every loop needs of a cluster: KServe, its mode, rights, accounts, monitoring."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kfloop.components.contracts.errors import InputError
 from kfloop.components.deployment.backend import STANDARD
 from kfloop.components.deployment.kubernetes_api import (
     CONFIG_MAPS,
@@ -18,6 +20,7 @@ from kfloop.components.deployment.kubernetes_api import (
     REVISIONS,
     SERVICES,
     Cluster,
+    DeniedError,
     Kind,
 )
 from kfloop.components.deployment.kubernetes_mode import (
@@ -37,6 +40,10 @@ ROLE_BINDINGS = Kind("rbac.authorization.k8s.io", "v1", "rolebindings")
 RUNTIMES = Kind("serving.kserve.io", "v1alpha1", "servingruntimes")
 GATEWAYS = Kind("gateway.networking.k8s.io", "v1", "gateways")
 RULES = Kind("monitoring.coreos.com", "v1", "prometheusrules")
+ISTIO_GROUP = "networking.istio.io"
+CONTROLLER = "kserve-controller-manager"
+# The first that writes a canary's share into its route in Standard mode.
+SPLITTING = (0, 21)
 ROLE, RUNTIME, RULE = "kfloop-deployment", "kfloop", "kfloop"
 # kfloop's own, that of a stand-alone KFP, and that of a Kubeflow profile.
 ACCOUNTS = ("kfloop-pipeline", "pipeline-runner", "default-editor")
@@ -80,11 +87,42 @@ class Case:
 
 
 def check_kserve(case: Case) -> Iterator[Finding]:
-    """KServe's resource definitions are there."""
+    """KServe is there, and its webhooks take an InferenceService: a dry run asks them."""
     if not case.cluster.read(INFERENCE_SERVICES.root):
-        yield fix("KServe", "there are no InferenceServices; install KServe 0.20 or later")
+        yield fix("KServe", "there are no InferenceServices; install KServe 0.21 or later")
         return
-    yield ok("KServe", "InferenceServices are served")
+    found = version_of(case.cluster)
+    told = f" (KServe {found[0]}.{found[1]})" if found else ""
+    trial = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "kfloop-doctor", "namespace": case.cluster.namespace},
+        "spec": {
+            "predictor": {"model": {"modelFormat": {"name": RUNTIME}, "storageUri": "gs://a"}}
+        },
+    }
+    try:
+        case.cluster.create(INFERENCE_SERVICES, trial, dry_run=True)
+    except DeniedError:
+        yield ok("KServe", f"InferenceServices are served{told}")
+    except InputError as error:
+        yield fix("KServe", f"it takes no InferenceService; does its controller run? {error}")
+    else:
+        yield ok("KServe", f"it takes InferenceServices{told}")
+
+
+def version_of(cluster: Cluster) -> tuple[int, int] | None:
+    """Returns KServe's version by its controller's image; None where that cannot be seen."""
+    for namespace in NAMESPACES:
+        try:
+            found = cluster.get(DEPLOYMENTS, CONTROLLER, namespace)
+        except DeniedError:
+            continue
+        for container in found["spec"]["template"]["spec"]["containers"] if found else []:
+            tag = re.search(r"/kserve-controller:v?(\d+)\.(\d+)\.", container["image"])
+            if tag:
+                return int(tag[1]), int(tag[2])
+    return None
 
 
 def check_mode(case: Case) -> Iterator[Finding]:
@@ -107,7 +145,20 @@ def check_mode(case: Case) -> Iterator[Finding]:
             f"in `ingress` of the ConfigMap {CONFIG_MAP}, or deploy without canary steps",
         )
     else:
-        yield ok("KServe mode", f"{mode} with the Gateway API; canaries split the traffic")
+        found = version_of(case.cluster)
+        if found and found < SPLITTING:
+            yield fix(
+                "KServe mode",
+                f"KServe {found[0]}.{found[1]} gives a canary no traffic in {mode} mode; update it "
+                "to 0.21, or deploy without canary steps",
+            )
+        elif found:
+            yield ok("KServe mode", f"{mode} with the Gateway API; canaries split the traffic")
+        else:
+            yield ok(
+                "KServe mode",
+                f"{mode} with the Gateway API; canaries split the traffic from KServe 0.21 on",
+            )
         yield from _gateway(case.cluster, settings)
 
 
@@ -124,6 +175,20 @@ def _gateway(cluster: Cluster, settings: Settings) -> Iterator[Finding]:
         yield fix("Gateway", f"{named} is not programmed: {programmed.get('message', '')}")
     else:
         yield ok("Gateway", named)
+
+
+def check_events(case: Case) -> Iterator[Finding]:
+    """KServe's controller does not drown its Events in warnings that Istio is missing."""
+    if not case.cluster.read(INFERENCE_SERVICES.root) or case.cluster.has_group(ISTIO_GROUP):
+        return
+    ingress = _ingress(case.cluster)
+    if ingress.get("enableGatewayApi") and not ingress.get("disableIstioVirtualHost"):
+        yield note(
+            "KServe's events",
+            "without Istio it warns of that each time, and Kubernetes drops the events that say "
+            "why a model does not come up; set disableIstioVirtualHost: true in `ingress` of the "
+            f"ConfigMap {CONFIG_MAP}",
+        )
 
 
 def _ingress(cluster: Cluster) -> dict[str, Any]:
@@ -207,6 +272,7 @@ def check_prometheus(case: Case) -> Iterator[Finding]:
 CLUSTER_CHECKS: dict[str, Callable[[Case], Iterator[Finding]]] = {
     "KServe": check_kserve,
     "KServe mode": check_mode,
+    "KServe's events": check_events,
     "ServingRuntime": check_runtime,
     "service account": check_account,
     "your rights": check_rights,

@@ -2,6 +2,7 @@
 """A client of the KFP API whose failures are sentences, and lists that come in pages."""
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,6 +59,8 @@ def connect(host: str = "") -> "Client":
             # A client would print that, and ask localhost.
             _require_cluster(what)
         credentials = kfp.client.ServiceAccountTokenVolumeCredentials(token_file)
+        # Each of its five tries would log a traceback.
+        logging.disable(logging.ERROR)
         try:
             return kfp.Client(
                 host=endpoint or None,
@@ -68,6 +71,8 @@ def connect(host: str = "") -> "Client":
             )
         except TimeoutError as error:
             raise InputError(f"{what}: {error}") from error
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _require_cluster(what: str) -> None:
@@ -135,15 +140,24 @@ def api_errors(what: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        hint = HINTS.get(error.status or 0) or f"{error.status} {_first_line(error.body)}"
+        hint = HINTS.get(error.status or 0) or f"{error.status} {_message(error.body)}"
         raise InputError(f"{what}: {hint.strip()}.") from error
     except HTTPError as error:
         reason = getattr(error, "reason", None) or error
         raise InputError(f"{what}: no answer ({_first_line(str(reason))}).") from error
 
 
-def _first_line(body: Any) -> str:
+def _message(body: Any) -> str:
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body or "")
+    try:
+        told = json.loads(text)
+    except ValueError:  # a gateway's own answer
+        told = None
+    return _first_line(str(told.get("message", "")) if isinstance(told, dict) else text)
+
+
+def _first_line(text: str) -> str:
+    # After it the API may tell a stack trace.
     return text.strip().partition("\n")[0][:300].rstrip(".")
 
 

@@ -157,7 +157,14 @@ def _require_files(loop: Loop, base: Path, file: Path, lines: Lines) -> None:
             continue
         if not is_path and not value.endswith(".sql"):
             continue
+        if is_path and _on_volume(value, loop):
+            continue
         if not (base / value).exists():
             raise InputError(
                 f"{file} line {lines.get(place, 1)}: {'.'.join(place)}: there is no {base / value}."
             )
+
+
+def _on_volume(path: str, loop: Loop) -> bool:
+    """Whether only the pods can tell if it is there."""
+    return any(Path(path).is_relative_to(volume.path) for volume in loop.volumes.values())

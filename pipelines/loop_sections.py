@@ -28,6 +28,16 @@ def _moment(value: str) -> str:
     return value
 
 
+def _repository(value: str) -> str:
+    scheme, separator, _ = value.partition("://")
+    if separator and scheme not in ("gs", "file"):
+        raise ValueError(
+            f"a feature repository is not read from {scheme}://; give a directory, also of a "
+            "mounted volume, or gs://"
+        )
+    return value
+
+
 DATABASES = ("postgresql", "postgres", "sqlite", "mysql", "mariadb", "oracle", "mssql")
 Moment = Annotated[str, AfterValidator(_moment)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=40)]
@@ -106,12 +116,12 @@ class Features(Section):
     """The Feast repository that adds features to the examples.
 
     Attributes:
-        repo: Directory of the repository.
+        repo: Directory of the repository, or its gs:// address.
         service: Name of the feature service.
         tables: SQL (text or path) for each Parquet table its file sources read.
     """
 
-    repo: str
+    repo: Annotated[str, AfterValidator(_repository)]
     service: str
     tables: dict[str, str] = {}
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -41,7 +41,8 @@ class Schedule(_Section):
 
     Attributes:
         pipeline: Name of one of kfloop's pipelines, or a compiled YAML file.
-        loop: Loop file that gives the parameters of kfloop's pipelines.
+        loop: Loop file that gives the parameters of kfloop's pipelines, and what the pods of any
+            pipeline get: resources, variables, Secrets, volumes.
         parameters: Pipeline parameters, over those of the loop file.
         cron: Five fields, in the file's time zone.
         every: An interval instead: `30m`, `6h`, `1d`.
@@ -203,8 +204,6 @@ def load_schedules(path: str | Path) -> tuple[ScheduleFile, list[Job]]:
 
 
 def _job(name: str, schedule: Schedule, base: Path, time_zone: str) -> Job:
-    if schedule.loop and schedule.pipeline.endswith((".yaml", ".yml")):
-        raise InputError("a compiled YAML file takes its parameters from `parameters`, not `loop`.")
     package = package_pipeline(
         schedule.pipeline,
         base / schedule.loop if schedule.loop else None,
@@ -216,9 +215,17 @@ def _job(name: str, schedule: Schedule, base: Path, time_zone: str) -> Job:
 
 
 def digest(value: Any) -> str:
-    """Returns the SHA-256 of a JSON value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    """Returns the SHA-256 of a JSON value; 2.0 is 2 in it, as KFP's API gives it back."""
+    text = json.dumps(_as_kfp_writes(value), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _as_kfp_writes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_kfp_writes(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_kfp_writes(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _rfc3339(moment: str, time_zone: str) -> str:
@@ -226,4 +233,5 @@ def _rfc3339(moment: str, time_zone: str) -> str:
         return ""
     parsed = datetime.fromisoformat(moment)
     zoned = parsed if parsed.tzinfo else parsed.replace(tzinfo=ZoneInfo(time_zone))
-    return zoned.isoformat()
+    # In UTC, as KFP gives it back.
+    return zoned.astimezone(UTC).isoformat()

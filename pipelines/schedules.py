@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MARKED = re.compile(r"kfloop schedule (?P<name>\S+), content (?P<content>[0-9a-f]{10})")
 ENABLED = "ENABLED"
+# What the API says when none was asked for: that of a stand-alone KFP, and that of a profile.
+DEFAULT_ACCOUNTS = ("pipeline-runner", "default-editor")
 # States of a run that deleting its schedule would take away from somebody.
 FINISHED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 
@@ -93,7 +95,7 @@ def _plan_job(job: Job, there: list[Existing]) -> list[Action]:
     wanted = job.schedule.enabled
     if not same:
         why = "its content changed" if there else "it is new"
-        told = tuple(differences(there[-1].facts, job.facts)) if there else ()
+        told = tuple(differences(_asked_for(there[-1].facts, job), job.facts)) if there else ()
         actions = [Action("create", job.name, why, job=job, differences=told)]
     elif same[0].enabled == wanted:
         actions = [Action("keep", job.name, "it is as the file says", id=same[0].id)]
@@ -104,6 +106,12 @@ def _plan_job(job: Job, there: list[Existing]) -> list[Action]:
     kept = same[0].id if same else ""
     old = [one for one in there if one.enabled and one.id != kept]
     return actions + [_disable(one, "a newer one takes its place") for one in old]
+
+
+def _asked_for(facts: Document, job: Job) -> Document:
+    """Returns what the API says without the account that it chose itself."""
+    chosen = not job.schedule.service_account and facts["service_account"] in DEFAULT_ACCOUNTS
+    return facts | {"service_account": ""} if chosen else facts
 
 
 def _disable(one: Existing, why: str) -> Action:

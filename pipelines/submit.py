@@ -31,8 +31,8 @@ FINISHED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 POLL_SECONDS = 10.0
 # Unanswered questions in a row that waiting for a run outlasts.
 PATIENCE = 5
-# Nodes of the engine below the tasks that people wrote.
-INNER_NODE = re.compile(r"root|executor(\(\d+\))?|.*-driver(\(\d+\))?")
+# Nodes of the engine around the tasks that people wrote; those with a number are a task's attempts.
+INNER_NODE = re.compile(r"root|executor|.*-driver|.*\(\d+\)")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class TaskStatus:
 
     Attributes:
         name: Its name in the pipeline.
-        state: KFP's word for how it is, like `SUCCEEDED`.
+        state: KFP's word for how it is, like `SUCCEEDED`; `UNKNOWN` when the run is over and KFP
+            did not hear of the task's end.
         seconds: How long it took, or has been going on; None if it has not begun.
         error: What went wrong; empty when nothing is told.
     """
@@ -237,12 +238,16 @@ def failure(status: RunStatus) -> str:
         if task.state == "FAILED"
     ]
     why = ", ".join(failed) or status.error or "no task of it is told to have failed"
-    return f"The run {status.name!r} ended {status.state}: {why}."
+    # KFP keeps no error of a task; its pods do, as long as they are there.
+    look = f" Its pods tell more: kubectl logs -l pipeline/runid={status.id} -c main --tail 40"
+    told = status.error or any(task.error for task in status.tasks)
+    return f"The run {status.name!r} ended {status.state}: {why}.{'' if told else look}"
 
 
 def _status(run: Any, with_tasks: bool) -> RunStatus:
     details = run.run_details.task_details if with_tasks and run.run_details else None
-    tasks = [task for task in details or [] if _told(task)]
+    whole = _whole_run(run)
+    tasks = [task for task in details or [] if _told(task) and not whole(task.display_name)]
     tasks.sort(key=lambda task: (task.start_time is None, task.start_time, task.display_name))
     return RunStatus(
         id=run.run_id,
@@ -251,28 +256,43 @@ def _status(run: Any, with_tasks: bool) -> RunStatus:
         created=run.created_at,
         seconds=_seconds(run.created_at, run.finished_at) or 0.0,
         error=_message(run),
-        tasks=tuple(
-            TaskStatus(
-                task.display_name,
-                task.state or "PENDING",
-                _seconds(task.start_time, task.end_time),
-                _message(task),
-            )
-            for task in tasks
-        ),
+        tasks=tuple(_task(task, run.state in FINISHED) for task in tasks),
     )
+
+
+def _task(task: Any, run_is_over: bool) -> TaskStatus:
+    state = task.state or "PENDING"
+    # Argo packs the tasks of a workflow over 1 MB, and KFP hears no more of them.
+    if run_is_over and state not in FINISHED:
+        return TaskStatus(task.display_name, "UNKNOWN", None, "")
+    seconds = _seconds(task.start_time, task.end_time)
+    return TaskStatus(task.display_name, state, seconds, _message(task))
 
 
 def _told(task: Any) -> bool:
     """Leaves out the engine's own nodes, unless a driver failed: then its task never began."""
-    driver_failed = task.state == "FAILED" and "-driver" in task.display_name
+    if not task.display_name:  # one that the engine has only planned
+        return False
+    driver_failed = task.state == "FAILED" and task.display_name.endswith("-driver")
     return bool(driver_failed or not INNER_NODE.fullmatch(task.display_name))
 
 
+def _whole_run(run: Any) -> Callable[[str], bool]:
+    """Returns whether a node is the engine's workflow.
+
+    It has the pipeline's name and five characters, or that of the run if a schedule started it.
+    """
+    spec = run.pipeline_spec or {}
+    spec = spec.get("pipeline_spec", spec)
+    name = spec.get("pipelineInfo", {}).get("name", "")
+    pattern = re.compile(rf"{re.escape(name)}-[a-z0-9]{{5}}")
+    return lambda node: node == run.display_name or bool(name and pattern.fullmatch(node))
+
+
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:
-    if start is None or start.year == 1970:
+    # The API says 1970 or the year 1 for what has not begun or ended.
+    if start is None or start.year <= 1970:
         return None
-    # The API says 1970 for what has not ended.
     ended = end if end and end > start else datetime.now(UTC)
     return (ended - start).total_seconds()
 

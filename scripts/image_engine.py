@@ -25,6 +25,7 @@ _INDEX_SETTING = re.compile(
     r"UV_(DEFAULT_INDEX|INDEX|INDEX_.+|EXTRA_INDEX_URL|INSECURE_HOST)"
     r"|PIP_(INDEX_URL|EXTRA_INDEX_URL|TRUSTED_HOST)"
 )
+_DIGEST = re.compile(r"digest: (sha256:[0-9a-f]{64})")
 _IN_BUILD = "/run/secrets/certificates"
 
 
@@ -64,14 +65,11 @@ class Engine:
             InputError: If it cannot be pushed.
         """
         if self.name == "docker":
-            run([self.name, "push", reference])
-            told = json.loads(self._read(["image", "inspect", reference], reference))
-            repository = reference.rpartition(":")[0]
-            for place, _, digest in (each.partition("@") for each in told[0]["RepoDigests"]):
-                # Docker leaves its own registry's name out.
-                if place.removeprefix("docker.io/") == repository.removeprefix("docker.io/"):
-                    return str(digest)
-            raise InputError(f"docker has pushed {reference} but tells no digest of it.")
+            # An image may have several digests in its repository; the push tells which it made.
+            told = _DIGEST.findall(run([self.name, "push", reference], capture=True))
+            if not told:
+                raise InputError(f"docker has pushed {reference} but tells no digest of it.")
+            return str(told[-1])
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "digest"
             run([self.name, "push", f"--digestfile={file}", reference])
@@ -112,6 +110,8 @@ class Build:
         return [
             *(engine.name, "build", f"--file={self.context / 'components' / 'Dockerfile'}"),
             *(f"--target={self.target}", f"--tag={self.tag}"),
+            # Without it buildah makes one layer of all, and nothing of it again from its cache.
+            *(["--layers"] if engine.name == "buildah" else []),
             *([f"--network={self.network}"] if self.network else []),
             *(f"--build-arg={key}={value}" for key, value in self.arguments.items() if value),
             *(f"--label={key}={value}" for key, value in self.labels.items() if value),
@@ -158,19 +158,28 @@ def _trouble(name: str) -> str:
     return _last_line(done.stderr) if done.returncode else ""
 
 
-def run(command: Sequence[str]) -> None:
+def run(command: Sequence[str], capture: bool = False) -> str:
     """Runs an engine's command; what it prints goes to the terminal.
+
+    Args:
+        command: The command.
+        capture: Whether to return what it prints to standard output, in place of nothing.
 
     Raises:
         InputError: If it fails.
     """
     # Without BuildKit an older docker does not know the mounts of the Dockerfile.
-    done = subprocess.run(command, env={**os.environ, "DOCKER_BUILDKIT": "1"}, check=False)
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    output = subprocess.PIPE if capture else None
+    done = subprocess.run(command, env=environment, stdout=output, text=True, check=False)
+    if capture:
+        click.echo(done.stdout, nl=False)
     if done.returncode:
         raise InputError(
             f"`{' '.join(command[:2])}` ended with status {done.returncode}; what it printed last "
             f"says why. The whole command: {shlex.join(command)}"
         )
+    return done.stdout or ""
 
 
 @contextmanager

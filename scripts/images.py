@@ -137,8 +137,9 @@ def push_command(
 @_engine_option
 def list_command(engine: str | None) -> None:
     """List the images: names, digests, and the sizes of those that are here."""
-    from rich.console import Console
     from rich.table import Table
+
+    from kfloop.scripts.tables import print_table
 
     digests = image_digests()
     try:
@@ -152,7 +153,7 @@ def list_command(engine: str | None) -> None:
     for name in IMAGES:
         size = found.size(reference(name)) if found else ""
         table.add_row(name, reference(name), digests.get(name, ""), size)
-    Console(soft_wrap=True).print(table)
+    print_table(table)
 
 
 @images.command("sbom")

@@ -3,8 +3,8 @@
 
     .venv/bin/python tests/run.py [--section NAME]... [pytest arguments]
 
-The environments are made when they are missing. Family sections run two at a time, since importing
-is much of their work; the sections that measure time or run whole pipelines run alone.
+The environments are made when they are missing. Several sections run at a time, since importing and
+waiting for servers is much of their work; no test measures time.
 """
 
 import argparse
@@ -27,12 +27,16 @@ from kfloop.pipelines.local.environments import Environment
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 DRIVER_FOLDERS = ("local", "pipelines", "scripts")
+LOOPS = ("e2e/test_weather_loop.py", "e2e/test_broken_input.py", "e2e/test_quickstart.py")
 # pytest lies behind the environment's own packages, so that what is tested is what runs.
 START_PYTEST = (
     "import sys; sys.path.append(sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
 )
 NOTHING_COLLECTED = 5
-TIMEOUT_SECONDS = 300
+# For what hangs: beside much else a test may take twenty times as long as alone.
+TIMEOUT_SECONDS = 900
+# One more than the processors, for sections that wait; each may hold two gigabytes of memory.
+LANES = min(4, (os.cpu_count() or 1) + 1)
 _printing = threading.Lock()
 
 
@@ -42,20 +46,20 @@ class Section:
 
     Attributes:
         name: What it is called on the command line.
-        folders: Folders under tests/.
+        places: Folders and files under tests/.
         family: Family whose environment runs them, or empty for the driver's.
         needs: Other families whose environments they start processes in.
     """
 
     name: str
-    folders: tuple[str, ...]
+    places: tuple[str, ...]
     family: str = ""
     needs: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[Path]:
-        """The folders that hold tests."""
-        return [TESTS / folder for folder in self.folders if any(_test_files(TESTS / folder))]
+        """The places that hold tests."""
+        return [TESTS / place for place in self.places if _test_files(TESTS / place)]
 
 
 # Other families in whose environments a family's tests start processes.
@@ -70,8 +74,13 @@ SECTIONS = (
     # The doubles of the servers that families talk to; the client is in this environment.
     Section("doubles", ("doubles",), "deployment"),
     Section("driver", DRIVER_FOLDERS),
-    Section("e2e", ("e2e",), needs=environments.FAMILIES),
+    # Whole pipelines, in three: each by itself takes minutes.
+    Section("e2e", LOOPS, needs=environments.FAMILIES),
+    Section("killed", ("e2e/test_killed.py",), needs=environments.FAMILIES),
+    Section("simulated", ("e2e/test_simulate.py",), needs=environments.FAMILIES),
 )
+# These begin first, the longest one before the others: what begins last ends alone.
+LONGEST = ("deployment", "training", "e2e", "serving", "killed", "simulated", "driver")
 
 
 @dataclass
@@ -97,7 +106,7 @@ def main() -> int:
     )
     options, arguments = parser.parse_known_args()
     chosen = options.section or names
-    forgotten = _folders_of_no_section()
+    forgotten = _tests_of_no_section()
     if forgotten:
         print(f"tests/run.py runs no section for {', '.join(forgotten)}; add one to SECTIONS.")
         return 1
@@ -114,7 +123,7 @@ def main() -> int:
 
 
 def _run_sections(sections: list[Section], arguments: list[str]) -> list[Result]:
-    """Runs sections of families two at a time, then the others one by one."""
+    """Runs the sections, several at a time; a single one shows its output as it comes."""
     if not sections:
         return []
     needed = [family for section in sections for family in (section.family, *section.needs)]
@@ -124,16 +133,17 @@ def _run_sections(sections: list[Section], arguments: list[str]) -> list[Result]
     with_jax = any(section.family == "training" for section in sections)
     environments.make_ready([overlay, jax] if with_jax else [overlay])
 
-    def run(section: Section, stream: bool = True) -> Result:
+    stream = len(sections) == 1
+
+    def run(section: Section) -> Result:
         return _run_section(section, made, overlay, arguments, stream)
 
-    side_by_side = [section for section in sections if section.family]
-    alone = [section for section in sections if not section.family]
-    if len(side_by_side) == 1:
-        alone, side_by_side = side_by_side + alone, []
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda section: run(section, stream=False), side_by_side))
-    return results + [run(section) for section in alone]
+    begin = sorted(
+        sections, key=lambda one: LONGEST.index(one.name) if one.name in LONGEST else len(LONGEST)
+    )
+    with ThreadPoolExecutor(LANES) as pool:
+        results = dict(zip(begin, pool.map(run, begin), strict=True))
+    return [results[section] for section in sections]
 
 
 def _run_section(
@@ -251,19 +261,14 @@ def _summary(results: list[Result]) -> int:
     return 1 if failed else 0
 
 
-def _folders_of_no_section() -> list[str]:
-    """Returns folders with tests that this file forgets."""
-    known = {folder for section in SECTIONS for folder in section.folders}
-    folders = sorted(entry for entry in TESTS.iterdir() if entry.is_dir())
-    return [
-        f"tests/{folder.name}"
-        for folder in folders
-        if folder.name not in known and any(_test_files(folder))
-    ]
+def _tests_of_no_section() -> list[str]:
+    """Returns test files that this file forgets."""
+    known = {file for section in SECTIONS for path in section.paths for file in _test_files(path)}
+    return [str(file.relative_to(ROOT)) for file in sorted({*_test_files(TESTS)} - known)]
 
 
-def _test_files(folder: Path) -> list[Path]:
-    return list(folder.rglob("test_*.py"))
+def _test_files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else list(place.rglob("test_*.py"))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,11 @@ def checksum(file: Path, algorithm: str = "crc32c", part_bytes: int = 0) -> str:
     return f"{_spelled(algorithm, new(parts))}-{len(parts) // len(running.digest())}"
 
 
+def checksum_of(content: bytes) -> str:
+    """Returns the CRC32C of bytes as a store tells it."""
+    return _spelled("crc32c", ALGORITHMS["crc32c"](content))
+
+
 def _spelled(algorithm: str, running: Any) -> str:
     digest: bytes = running.digest()
     return digest.hex() if algorithm == "md5" else base64.b64encode(digest).decode()

@@ -32,6 +32,7 @@ from google.api_core.retry import Retry
 from urllib3.exceptions import HTTPError
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.data import s3_parts
 from kfloop.components.data.checksums import ALGORITHMS, checksum
 from kfloop.components.data.service import StoredObject, one_line
 
@@ -149,11 +150,12 @@ class S3Storage:
     def add(self, file: Path, bucket: str, name: str) -> StoredObject | None:
         """Writes a new object; None if the name is taken."""
 
+        named = {"Bucket": bucket, "Key": name}
+
         def put() -> None:
             with file.open("rb") as body:
                 self.client.put_object(
-                    Bucket=bucket,
-                    Key=name,
+                    **named,
                     Body=body,
                     ContentType="application/octet-stream",
                     # Only if there is none. That also makes it safe to repeat.
@@ -162,9 +164,13 @@ class S3Storage:
                 )
 
         try:
-            self.retry(put)()
+            if file.stat().st_size > s3_parts.LONGEST_BYTES:
+                s3_parts.put_parts(self._call, self.client, file, **named)
+            else:
+                self.retry(put)()
         except ClientError as error:
-            if _status(error) == 412:
+            # An upload that is gone may be complete: whose content it is shows in the object.
+            if _status(error) == 412 or _code(error) == "NoSuchUpload":
                 return None
             raise
         return self._head(bucket, name)

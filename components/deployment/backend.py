@@ -25,7 +25,7 @@ class PredictorStatus:
         model_version: The version that it loaded; empty before.
         storage_uri: The package that it serves.
         ready: Whether it answers.
-        error: Why it cannot load, or empty.
+        error: Why it cannot load or gets no share of the requests; or empty.
         traffic: Its share of the requests, in percent.
         patience: Seconds that the error must last before it is final; a cluster heals itself of
             some.

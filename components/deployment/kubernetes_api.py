@@ -156,11 +156,18 @@ class Cluster:
         query = [("fieldValidation", "Strict"), *([("dryRun", "All")] if dry_run else [])]
         stored = self._call(method, kind, name, query=query, body=body)
         if stored is None:
-            raise InputError(
+            raise InputError(self._why_not_found(method, kind, name))
+        return dict(stored)
+
+    def _why_not_found(self, method: str, kind: Kind, name: str) -> str:
+        if not self.read(kind.root):
+            return (
                 f"The cluster at {self.server} does not know {kind.plural}.{kind.group}; install "
                 "KServe there first."
             )
-        return dict(stored)
+        if method == "POST":
+            return f"There is no namespace {self.namespace!r} at {self.server}; make it first."
+        return f"The {kind.plural} {name!r} was deleted meanwhile; run the step again."
 
     def _call(
         self,

@@ -231,7 +231,7 @@ class KubernetesBackend:
         if dropped := _missing(wanted["spec"], stored["spec"], "spec"):
             raise InputError(
                 f"The cluster does not keep {dropped} of the service {name!r}; its KServe is older "
-                "than 0.20, which canaries in Standard mode need."
+                "than 0.20. Canaries that get requests in Standard mode need 0.21."
             )
         return stored
 

@@ -12,6 +12,8 @@ SETTLED_SECONDS = 10.0
 UNPROVEN_SECONDS = 30.0
 # A node may be made free, or a new one be on its way.
 UNSCHEDULABLE_SECONDS = 120.0
+# A controller that is down is started again, or another takes over.
+UNMADE_SECONDS = 120.0
 MAX_CHARACTERS = 500
 # https://kubernetes.io/docs/concepts/containers/images/#imagepullbackoff and the kubelet's source
 WAITING = {
@@ -79,11 +81,16 @@ def _of_container(container: Object) -> str:
     )
     if waiting.get("reason") in WAITING:
         told = ended.get("message") or waiting.get("message") or ""
-        return f"{what} is in {waiting['reason']}{_exit(ended)}: {told}".rstrip(": ")
+        return f"{what} is in {waiting['reason']}{_exit(ended)}: {_last_line(told)}".rstrip(": ")
     failed = (state.get("terminated") or {}).get("exitCode", 0)
     if failed and container.get("restartCount", 0) > 0:
-        return f"{what} ended{_exit(ended)}: {ended.get('message', '')}".rstrip(": ")
+        return f"{what} ended{_exit(ended)}: {_last_line(ended.get('message', ''))}".rstrip(": ")
     return ""
+
+
+def _last_line(log: str) -> str:
+    """The end of a container's log is why it ended; its beginning is a library's chatter."""
+    return (log.strip().splitlines() or [""])[-1]
 
 
 def _exit(ended: Object) -> str:
@@ -129,6 +136,38 @@ def problem_of_model(service: Object, revision: str = "") -> Problem:
     if revision and state in LOAD_FAILURES and info.get("modelRevisionName") == revision:
         return Problem(told, SETTLED_SECONDS)
     return Problem(told, UNPROVEN_SECONDS) if state == INVALID else NONE
+
+
+def problem_of_nothing(predictor: str) -> Problem:
+    """Returns what can be said where KServe makes nothing of a predictor and gives no reason.
+
+    The reason would be an Event, but those are dropped where KServe's controller makes many.
+    """
+    text = (
+        f"KServe makes no Deployment of {predictor} and does not say why; does a ServingRuntime "
+        "serve its model? KServe's controller logs the reason"
+    )
+    return Problem(text, UNMADE_SECONDS)
+
+
+def problem_of_share(service: Object, candidate: str, percent: int) -> Problem:
+    """Returns why a candidate that is in no route does not get its share.
+
+    Args:
+        service: The InferenceService.
+        candidate: Name of the candidate.
+        percent: The share that it is to have.
+    """
+    told = (service.get("status") or {}).get("canaryStatuses") or []
+    seen = [entry.get("trafficPercent") for entry in told
+            if entry["name"] == candidate and entry.get("ready")]  # fmt: skip
+    if not percent or seen != [percent]:
+        return NONE
+    text = (
+        f"KServe knows of the {percent} % of {candidate} but writes them into no route, as KServe "
+        "0.20 does in Standard mode; update it to 0.21, or roll out without shares (steps [])"
+    )
+    return Problem(text, UNPROVEN_SECONDS)
 
 
 def problem_of_events(events: list[Object], about: str) -> Problem:

@@ -7,6 +7,7 @@ this version's template and nothing but pods of it, and a manifest is in effect 
 these shares and nothing else is left.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from kfloop.components.deployment.backend import PredictorStatus, ServiceStatus
@@ -26,7 +27,9 @@ from kfloop.components.deployment.kubernetes_failures import (
     problem_of_deployment,
     problem_of_events,
     problem_of_model,
+    problem_of_nothing,
     problem_of_pods,
+    problem_of_share,
 )
 from kfloop.components.deployment.manifest import VERSION_ANNOTATION, Manifest, traffic_of
 
@@ -45,26 +48,31 @@ def read_status(cluster: Cluster, stored: Object, manifest: Manifest) -> Service
         stored: The InferenceService as the cluster has it.
         manifest: The same in our shape.
     """
-    name = stored["metadata"]["name"]
-    selector = f"{SERVICE_LABEL}={name},{PREDICTORS}"
+    service = stored["metadata"]["name"]
+    selector = f"{SERVICE_LABEL}={service},{PREDICTORS}"
     deployments = _by_name(cluster.list(DEPLOYMENTS, labelSelector=selector))
     services = _by_name(cluster.list(SERVICES, labelSelector=selector))
-    route = cluster.get(HTTP_ROUTES, name)
+    route = cluster.get(HTTP_ROUTES, service)
     wanted = traffic_of(manifest)
     specs = [
         manifest["spec"]["predictor"],
         *(entry["predictor"] for entry in manifest["spec"].get("canary") or []),
     ]
-    shares = _shares(name, route, specs[0].get("name", ""))
+    shares = _shares(service, route, specs[0].get("name", ""))
     predictors = {
         spec.get("name", ""): _predictor(
             cluster, stored, spec, deployments, services, shares.get(spec.get("name", ""), 0)
         )
         for spec in specs
     }
+    for name, share in wanted.items():
+        if not shares.get(name) and (problem := problem_of_share(stored, name, share)) != NONE:
+            predictors[name] = replace(
+                predictors[name], error=problem.text, patience=problem.patience
+            )
     for stray in shares.keys() - predictors.keys():
         predictors[stray] = PredictorStatus(stray, "", "", "", False, "", shares[stray])
-    expected = {workload_name(name, spec.get("name", "")) for spec in specs}
+    expected = {workload_name(service, spec.get("name", "")) for spec in specs}
     left = {*deployments, *services} - expected
     routed = _is_taken_over(route)
     pending = _pending(stored, predictors, wanted, left, routed)
@@ -131,6 +139,8 @@ def _predictor(
     if deployment is None or not of_this:
         # Nothing says yet which spec KServe worked on, so only what lasts counts.
         problem = _of_controller(cluster, stored, name)
+        if problem == NONE and deployment is None:
+            problem = problem_of_nothing(name)
     elif not complete:
         problem = _of_workload(cluster, deployment, uri)
     return PredictorStatus(

@@ -116,9 +116,10 @@ def wait_for_share(
         timeout_seconds: Longest wait.
 
     Returns:
-        Whether it has the share; False when time is up.
+        Whether it has the share; False when time is up, or the cluster never gives it.
     """
     deadline = time.monotonic() + timeout_seconds
+    refusing_since = 0.0
     while True:
         status = backend.status(service)
         found = status.predictors.get(predictor)
@@ -126,7 +127,10 @@ def wait_for_share(
         if status.generation >= generation and status.routed and share == percent:
             time.sleep(backend.drain_seconds(service))
             return True
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        refused = found is not None and found.ready and bool(found.error)
+        refusing_since = (refusing_since or now) if refused else 0.0
+        if now > deadline or (refused and found and now - refusing_since >= found.patience):
             return False
         time.sleep(backend.poll_seconds)
 

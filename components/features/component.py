@@ -26,7 +26,7 @@ def apply_feature_repo(
         feature_service: Feature service that must exist; empty for none.
         repo: The Feast repository as an artifact, in place of `repo_uri`.
     """
-    from kfloop.components.features.repository import apply
+    from kfloop.components.features.steps import apply
 
     uri = repo.path if repo else repo_uri
     feature_repo.metadata.update(
@@ -52,10 +52,7 @@ def retrieve_training_set(
         timestamp: Column of the examples: the moment that each one is about.
         feature_service: Features to join; empty passes the examples through.
     """
-    from kfloop.components.contracts.feast_import import import_feast
-
-    import_feast()
-    from kfloop.components.features.training_set import retrieve
+    from kfloop.components.features.steps import retrieve
 
     training_set.metadata.update(
         retrieve(examples.path, feature_repo.path, training_set.path, timestamp, feature_service)
@@ -79,10 +76,7 @@ def materialize_features(
         since: Values from this time on, ISO 8601; empty to go on where the registry says that the
             last one ended.
     """
-    from kfloop.components.contracts.feast_import import import_feast
-
-    import_feast()
-    from kfloop.components.features.materialize import materialize
+    from kfloop.components.features.steps import materialize
 
     materialized.metadata.update(materialize(feature_repo.path, materialized.path, since, until))
 

@@ -17,8 +17,8 @@ from feast.repo_config import RepoConfig, load_repo_config
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_text
 from kfloop.components.features.offline_store import STORE
+from kfloop.components.features.steps import CONFIG
 
-CONFIG = "feature_store.yaml"
 DEFAULTS: dict[str, Any] = {
     "provider": "local",
     "registry": "data/registry.db",

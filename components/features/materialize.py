@@ -19,7 +19,7 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import new_directory
 from kfloop.components.features.config import load
 from kfloop.components.features.registry import sole_writer
-from kfloop.components.features.repository import at_home, is_repo, local_source, open_store
+from kfloop.components.features.repository import at_home, local_source, open_store
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -49,9 +49,6 @@ def materialize(
     """
     with new_directory(Path(path).absolute()) as repo:
         shutil.copytree(feature_repo, repo, dirs_exist_ok=True)
-        if not is_repo(repo):
-            print("No feature repository: nothing to materialize.", flush=True)
-            return {"feature_views": [], "since": "", "until": "", "intervals": {}}
         config = load(repo)
         with at_home(repo), sole_writer(config, repo):
             store = open_store(repo, config)

@@ -31,7 +31,8 @@ from kfloop.components.contracts.decision import (
 )
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.features.offline_store import AsOfJob
-from kfloop.components.features.repository import at_home, is_repo, open_store
+from kfloop.components.features.repository import at_home, open_store
+from kfloop.components.features.steps import is_repo
 from kfloop.components.features.training_set import (
     feature_names,
     features_at,

@@ -13,7 +13,8 @@ from kfloop.components.contracts.dataset import read_dataset
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import new_directory
 from kfloop.components.features.online import read_view
-from kfloop.components.features.repository import at_home, is_repo, open_store
+from kfloop.components.features.repository import at_home, open_store
+from kfloop.components.features.steps import is_repo
 from kfloop.components.features.training_set import NULLABLE
 
 STORES = {"online": ("online",), "offline": ("offline",), "both": ("offline", "online")}

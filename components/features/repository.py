@@ -10,7 +10,7 @@ Layout::
       data/registry.db        what was applied
       data/online_store.db    what was materialized
 
-A loop without features has an artifact with only `no-feature-repo.txt`.
+A loop without features has an artifact with only `no-feature-repo.txt` (see `steps`).
 """
 
 import contextlib
@@ -31,13 +31,13 @@ from feast.repo_operations import extract_objects_for_apply_delete, parse_repo
 
 from kfloop.components.contracts.dataset import fingerprint, row_count, table_names
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.files import local_path, new_directory, write_text
+from kfloop.components.contracts.files import local_path, new_directory
 from kfloop.components.features.cloud import download_directory
-from kfloop.components.features.config import CONFIG, complete, load
+from kfloop.components.features.config import complete, load
 from kfloop.components.features.offline_store import local_path as local_path_of
 from kfloop.components.features.registry import require_shared_online_store, sole_writer
+from kfloop.components.features.steps import CONFIG
 
-NO_REPO = "no-feature-repo.txt"
 # Of a user's repository, what an artifact makes itself.
 LEFT_OUT = ("__pycache__", "data")
 # What the user's definitions can raise while they are imported and checked.
@@ -54,15 +54,14 @@ DEFINITION_ERRORS = (
 
 
 def apply(
-    feature_tables: str | Path, path: str | Path, repo_uri: str = "", feature_service: str = ""
+    feature_tables: str | Path, path: str | Path, repo_uri: str, feature_service: str = ""
 ) -> dict[str, Any]:
     """Copies a Feast repository, puts feature tables into it and applies its definitions.
 
     Args:
         feature_tables: Tables; each becomes `data/<table>/` of the repository.
         path: The artifact to write.
-        repo_uri: The user's repository, a directory or `gs://` address; empty for a loop without
-            features.
+        repo_uri: The user's repository, a directory or `gs://` address.
         feature_service: Feature service that must exist; empty for none.
 
     Returns:
@@ -73,8 +72,6 @@ def apply(
         InputError: If the repository or the service is not there, or a definition does not fit
             the tables.
     """
-    if not repo_uri:
-        return _without_repo(path, feature_service)
     with new_directory(Path(path).absolute()) as repo:
         _copy(repo_uri, repo)
         tables = {}
@@ -110,6 +107,11 @@ def _copy(uri: str, repo: Path) -> None:
     """Copies a user's repository without its data."""
     if uri.startswith("gs://"):
         download_directory(uri, repo, LEFT_OUT)
+    elif "://" in uri and not uri.startswith("file://"):
+        raise InputError(
+            f"The feature repository is {uri!r}; it can be a directory, also of a mounted volume, "
+            "or at gs://, so copy it there."
+        )
     else:
         shutil.copytree(
             local_path(uri, "The feature repository"),
@@ -119,30 +121,6 @@ def _copy(uri: str, repo: Path) -> None:
         )
     if not any(repo.glob("*.py")):
         raise InputError(f"The feature repository {uri} holds no definitions (*.py).")
-
-
-def _without_repo(path: str | Path, feature_service: str) -> dict[str, Any]:
-    if feature_service:
-        raise InputError(
-            f"The feature service {feature_service!r} needs a feature repository; "
-            "set features.repo, or leave the service out."
-        )
-    with new_directory(path) as directory:
-        write_text(directory / NO_REPO, "This loop has no feature repository.\n")
-        return {"feature_service": "", "fingerprint": fingerprint(directory)}
-
-
-def is_repo(path: str | Path) -> bool:
-    """Returns whether an artifact of `apply` holds a repository, or says that there is none.
-
-    Raises:
-        InputError: If it is neither.
-    """
-    if (Path(path) / NO_REPO).is_file():
-        return False
-    if not (Path(path) / CONFIG).is_file():
-        raise InputError(f"{path} is not a feature repository: it holds no {CONFIG}.")
-    return True
 
 
 def open_store(repo: str | Path, config: RepoConfig | None = None) -> FeatureStore:

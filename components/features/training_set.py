@@ -11,7 +11,7 @@ from feast import FeatureService, FeatureStore
 
 from kfloop.components.contracts.dataset import read_dataset, require_columns, write_dataset
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.features.repository import DEFINITION_ERRORS, at_home, is_repo, open_store
+from kfloop.components.features.repository import DEFINITION_ERRORS, at_home, open_store
 
 EVENT_TIMESTAMP = "event_timestamp"
 ROW = "__row"
@@ -31,7 +31,7 @@ def retrieve(
     feature_repo: str | Path,
     path: str | Path,
     timestamp: str,
-    feature_service: str = "",
+    feature_service: str,
 ) -> dict[str, Any]:
     """Writes the examples with the features of a service, as known at each one's time.
 
@@ -42,7 +42,7 @@ def retrieve(
         feature_repo: Artifact of `apply`.
         path: The dataset to write.
         timestamp: Column of the examples: the moment that each one is about.
-        feature_service: Features to join; empty passes the examples through.
+        feature_service: Features to join.
 
     Returns:
         The dataset's metadata, with `feature_service`, `features` (names) and `missing` (part of
@@ -53,14 +53,6 @@ def retrieve(
             or a feature has the name of a column.
     """
     rows = read_dataset(examples)
-    if not feature_service:
-        print("No feature service: the examples are the training set.", flush=True)
-        told = {"feature_service": "", "features": [], "missing": {}}
-        return write_dataset(rows, path, timestamp) | told
-    if not is_repo(feature_repo):
-        raise InputError(
-            f"The feature service {feature_service!r} needs a feature repository; there is none."
-        )
     require_columns(examples, [timestamp])
     _require_timestamps(rows[timestamp], timestamp)
     feature_repo = Path(feature_repo).absolute()

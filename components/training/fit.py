@@ -169,6 +169,8 @@ def _compile(
         metrics=[_metric(settings.task)],
         steps_per_execution=steps_per_execution,
     )
+    # A step that makes variables would be traced twice: seconds, whatever the data.
+    network.optimizer.build(network.trainable_variables)
 
 
 def _loss(task: str) -> keras.losses.Loss:

@@ -2,11 +2,11 @@
 """A small S3 over HTTP, faithful where AWS's client can tell.
 
 It speaks what the loop uses of S3: listing in pages, HEAD and ranges of one version under an ETag,
-ETags and checksums of whole uploads and of parts, new objects under `If-None-Match`, deletion under
-`If-Match`, and STS's credentials for a web identity. Who asks is known by the key and the region in
-the signature's scope; the signature itself is taken as good. With `versioned` an overwritten
-version stays, without it is gone, as in the real service. `Faults` are those of `storage_server`;
-a status of 503 says SlowDown.
+ETags and checksums of whole uploads and of parts, uploads in parts, new objects under
+`If-None-Match`, deletion under `If-Match`, and STS's credentials for a web identity. Who asks is
+known by the key and the region in the signature's scope; the signature itself is taken as good.
+With `versioned` an overwritten version stays, without it is gone, as in the real service. `Faults`
+are those of `storage_server`; a status of 503 says SlowDown.
 """
 
 import base64
@@ -53,6 +53,11 @@ class Stored:
         parts = [hashlib.md5(part).digest() for part in self.parts()]
         return f"{hashlib.md5(b''.join(parts)).hexdigest()}-{len(parts)}"
 
+    @property
+    def composite(self) -> str:
+        digests = [google_crc32c.Checksum(part).digest() for part in self.parts()]
+        return f"{crc32c(b''.join(digests))}-{len(digests)}"
+
     def parts(self) -> list[bytes]:
         size = self.part_bytes or len(self.content) or 1
         return [self.content[at : at + size] for at in range(0, len(self.content), size)]
@@ -75,6 +80,9 @@ class Server(LoggedServer):
         self.page = 1000
         self.denied = ""
         self.writes = 0
+        self.uploads: dict[str, dict[int, bytes]] = {}
+        self.smallest_part = 5 << 20
+        self.lost_answers = 0
 
     def put(self, name: str, content: bytes, **about: object) -> Stored:
         with self.lock:
@@ -95,7 +103,7 @@ class Handler(QuietHandler):
 
     def _handle(self) -> None:
         server, parts = self.server, urlsplit(self.path)
-        self.query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        self.query = {key: values[0] for key, values in parse_qs(parts.query, True).items()}
         size = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(size) if size else b""
         if self.command == "POST" and parts.path == "/":
@@ -120,6 +128,10 @@ class Handler(QuietHandler):
             self._fail(404, "NoSuchBucket")
         elif not name:
             self._list(bucket)
+        elif self.command == "POST" and "uploads" in self.query:
+            self._begin_upload()
+        elif "uploadId" in self.query:
+            self._upload(bucket, name, self.query["uploadId"])
         elif self.command == "PUT":
             self._put(bucket, name)
         else:
@@ -182,6 +194,63 @@ class Handler(QuietHandler):
             about = {"checksums": {"crc32c": told}} if told else {}
             stored = self.server.put(name, self.body, **about)
         self._answer(200, ETag=f'"{stored.etag}"')
+
+    def _begin_upload(self) -> None:
+        if self.headers.get("x-amz-checksum-algorithm") != "CRC32C":
+            self._fail(400, "InvalidRequest")
+            return
+        with self.server.lock:
+            self.server.writes += 1
+            upload = f"upload {self.server.writes}"
+            self.server.uploads[upload] = {}
+        self._tell("InitiateMultipartUploadResult", f"<UploadId>{upload}</UploadId>")
+
+    def _upload(self, bucket: str, name: str, upload: str) -> None:
+        """Takes a part, gives an upload up or completes it."""
+        server = self.server
+        parts = server.uploads.get(upload)
+        if parts is None:
+            self._fail(404, "NoSuchUpload")
+        elif self.command == "PUT":
+            if self.headers["x-amz-checksum-crc32c"] != crc32c(self.body):
+                self._fail(400, "BadDigest")
+                return
+            parts[int(self.query["partNumber"])] = self.body
+            self._answer(200, ETag=f'"{hashlib.md5(self.body).hexdigest()}"')
+        elif self.command == "DELETE":
+            del server.uploads[upload]
+            self._answer(204)
+        elif self.headers.get("If-None-Match") == "*" and (bucket, name) in server.objects:
+            self._fail(412, "PreconditionFailed")
+        else:
+            self._complete(name, upload, [parts[number] for number in sorted(parts)])
+
+    def _complete(self, name: str, upload: str, parts: list[bytes]) -> None:
+        document = self.body.decode().replace("&quot;", '"')
+        etags = [hashlib.md5(part).hexdigest() for part in parts]
+        if re.findall(r'<ETag>"?(\w+)"?</ETag>', document) != etags:
+            self._fail(400, "InvalidPart")
+            return
+        if re.findall(r"<ChecksumCRC32C>(.+?)</ChecksumCRC32C>", document) != [*map(crc32c, parts)]:
+            self._fail(400, "InvalidPart")
+            return
+        if any(len(part) < self.server.smallest_part for part in parts[:-1]):
+            self._fail(400, "EntityTooSmall")
+            return
+        stored = self.server.put(name, b"".join(parts), part_bytes=len(parts[0]))
+        stored.checksums["crc32c"] = stored.composite
+        with self.server.lock:
+            del self.server.uploads[upload]
+            lost = self.server.lost_answers
+            self.server.lost_answers = 0
+        if lost:
+            self._fail(500, "InternalError")
+        else:
+            self._tell("CompleteMultipartUploadResult", f"<ETag>{stored.etag}</ETag>")
+
+    def _tell(self, name: str, content: str) -> None:
+        space = "http://s3.amazonaws.com/doc/2006-03-01/"
+        self._answer(200, f'<{name} xmlns="{space}">{content}</{name}>'.encode())
 
     def _object(self, bucket: str, name: str) -> None:
         if self.command == "GET" and self.server.faults.before_download:

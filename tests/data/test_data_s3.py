@@ -17,7 +17,7 @@ from test_data_storage import CSV, nothing_is_left, parquet
 
 from kfloop.components.contracts.dataset import read_dataset
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.data import storage
+from kfloop.components.data import s3_parts, storage
 from kfloop.components.data.checksums import checksum
 from kfloop.components.data.export import export
 from kfloop.components.data.ingest import ingest
@@ -398,3 +398,46 @@ def test_an_object_overwritten_meanwhile_is_not_deleted(
     assert store.upload(tmp_path / "other", found.uri).size == 5
     s3.put("lake/part-00000-0000.parquet", b"newer", kms=True)
     assert store.upload(tmp_path / "other", found.uri).algorithm == ""
+
+
+@pytest.fixture
+def large(s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that goes in three parts."""
+    for limit in ("LONGEST_BYTES", "PART_BYTES"):
+        monkeypatch.setattr(s3_parts, limit, 100_000)
+    s3.smallest_part = 100_000
+    (tmp_path / "large").write_bytes(bytes(range(256)) * 1000)
+    return tmp_path / "large"
+
+
+@pytest.mark.parametrize("statuses", [[], [503], [0, 500, 503], [0, 0, 0, 0, 500]])
+def test_a_large_file_is_written_in_parts_that_are_checked(
+    s3: Server, large: Path, statuses: list[int]
+) -> None:
+    s3.faults.statuses = statuses
+    uri = "s3://bucket/lake/part.parquet"
+    stored = storage.open_store("s3").upload(large, uri)
+    kept = s3.objects["bucket", "lake/part.parquet"][-1]
+    assert kept.content == large.read_bytes()
+    assert (stored.algorithm, stored.checksum) == ("crc32c", kept.composite)
+    assert (stored.part_bytes, kept.composite[-2:]) == (100_000, "-3")
+    # Once more, it is the one that is there.
+    assert storage.open_store("s3").upload(large, uri) == stored
+    large.write_bytes(large.read_bytes()[::-1])
+    with pytest.raises(InputError, match="written by somebody else meanwhile"):
+        storage.open_store("s3").upload(large, uri)
+    assert (len(s3.objects), s3.uploads) == (1, {})
+
+
+def test_an_upload_whose_last_answer_was_lost_is_found_complete(s3: Server, large: Path) -> None:
+    s3.lost_answers = 1
+    assert storage.open_store("s3").upload(large, "s3://bucket/lake/a").size == 256_000
+    assert (s3.names(), s3.uploads) == (["lake/a"], {})
+
+
+def test_an_upload_that_fails_leaves_no_parts(s3: Server, large: Path) -> None:
+    s3.denied = "PUT lake"
+    with pytest.raises(InputError, match="not open to these credentials"):
+        storage.open_store("s3").upload(large, "s3://bucket/lake/a")
+    assert s3.count("POST", "uploads") == 1
+    assert (s3.names(), s3.uploads) == ([], {})

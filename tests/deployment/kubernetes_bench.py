@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cluster for tests of rollouts: the double, or a real one named by KFLOOP_TEST_KUBECONFIG.
 
-A real cluster needs KServe, the ServingRuntime of serving/manifests/runtimes in the namespace of
-its kubeconfig, and in KFLOOP_TEST_MODELS the URI of a directory with the packages that
-`write_package` makes, `1`, `2` and `3`, with SavedModels.
+CONTRIBUTING.md says what a real cluster needs, and what the variables of these tests mean.
 """
 
 import os
@@ -11,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from doubles import ApiServer, KServe
-from doubles.models import model_for
+from doubles.models import Predict, model_for
 
 from kfloop.components.contracts.deployment_record import DeploymentRecord
 from kfloop.components.contracts.model_package import (
@@ -40,14 +38,21 @@ from kfloop.components.deployment.smoke_test import smoke_test_model
 
 REAL = os.environ.get("KFLOOP_TEST_KUBECONFIG", "")
 REAL_MODELS = os.environ.get("KFLOOP_TEST_MODELS", "")
-NAMESPACE, SERVICE, CLAIM = "ml", "flights", "models"
-MODES = ["Standard", "Knative"]
+NAMESPACE = os.environ.get("KFLOOP_TEST_NAMESPACE", "") if REAL else "ml"
+SERVICE, CLAIM = ("kfloop-test" if REAL else "flights"), "models"
+BOTH_MODES = ["Standard", "Knative"]
+MODES = os.environ.get("KFLOOP_TEST_MODES", "Standard").split(",") if REAL else BOTH_MODES
 TIMEOUT = 300.0 if REAL else 60.0
+# What every version answers, and what version 4 does not.
+ROW = {"distance": 1.0, "stops": 0, "rush": True, "carrier": "A"}
+BAD_ROW = ROW | {"stops": 3}
+FLAKY = 4
 
 
 def write_package(directory: Path, version: int) -> None:
     """Writes the small files of a package; the double needs no SavedModel."""
-    features = [Feature("distance", "float"), Feature("carrier", "string")]
+    kinds = {"distance": "float", "stops": "int", "rush": "bool", "carrier": "string"}
+    features = [Feature(name, kind) for name, kind in kinds.items()]
     package = ModelPackage(
         name="flights", task="binary", label="late", features=features, version=str(version)
     )
@@ -56,6 +61,8 @@ def write_package(directory: Path, version: int) -> None:
     distance = [float(100 * row) for row in range(20)]
     rows = {
         "distance": distance,
+        "stops": [row % 3 for row in range(20)],
+        "rush": [row % 2 == 0 for row in range(20)],
         "carrier": ["AB"[row % 2] for row in range(20)],
         "prediction": [round(min(1.0, value / 2000 + version / 100), 6) for value in distance],
     }
@@ -78,7 +85,10 @@ class Bench:
         uri = f"pvc://{CLAIM}/flights/{version}"
         if not directory.exists():
             write_package(directory, version)
-            self.kserve.serve(uri, model_for(str(directory), {}))
+            model = model_for(str(directory), {})
+            if version == FLAKY:
+                model.predict = _flaky(model.predict)
+            self.kserve.serve(uri, model)
         return uri
 
     def deploy(self, version: int, percent: int = 0, **more: Any) -> str:
@@ -118,7 +128,7 @@ class Bench:
     def answering(self, requests: int = 40) -> Counter[str]:
         """The versions that answer at the public address."""
         with ServiceClient(connect().status(SERVICE).url, SERVICE) as client:
-            answers = [client.predict([{"distance": 1.0, "carrier": "A"}]) for _ in range(requests)]
+            answers = [client.predict([ROW]) for _ in range(requests)]
         assert all(answer.ok for answer in answers), answers
         return Counter(answer.model_version for answer in answers)
 
@@ -157,6 +167,15 @@ class Bench:
         return status == -9
 
 
+def _flaky(predict: Predict) -> Predict:
+    def predicted(rows: list[Any]) -> Sequence[Any]:
+        if any(row.get("stops") == BAD_ROW["stops"] for row in rows):
+            raise RuntimeError("the model has no answer to this row")
+        return predict(rows)
+
+    return predicted
+
+
 def _written(stored: dict[str, Any] | None) -> tuple[Any, ...]:
     """What a rollout writes of a service, and no controller."""
     metadata = stored["metadata"] if stored else {}
@@ -171,9 +190,13 @@ def bench(mode: str, work: Path, **settings: Any) -> Iterator[Bench]:
             patch.delenv(name, raising=False)
         if REAL:
             patch.setenv("KUBECONFIG", REAL)
+            patch.setenv("KFLOOP_NAMESPACE", NAMESPACE)
             patch.setenv("KFLOOP_KSERVE_MODE", mode)
-            yield Bench(mode, None, None, work)  # type: ignore[arg-type]  # there is no double
-            connect().delete(SERVICE)
+            connect().delete(SERVICE)  # what a test that was killed left
+            try:
+                yield Bench(mode, None, None, work)  # type: ignore[arg-type]  # there is no double
+            finally:
+                connect().delete(SERVICE)
             return
         patch.setattr(kubernetes_backend, "POLL_SECONDS", 0.02)
         patch.setattr(kubernetes_backend, "DRAIN_SECONDS", 0.3)

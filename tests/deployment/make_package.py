@@ -3,6 +3,9 @@
 
 python make_package.py DIRECTORY: writes packages `good`, `better`, `inverted`, `classes`,
 and `flaky`, which has no answer to every fourth row.
+
+python make_package.py DIRECTORY cluster: writes what the tests need on a real cluster: `1`, `2`
+and `3`, which are as good as each other, and `4`, which is `flaky` past its golden rows.
 """
 
 import sys
@@ -71,7 +74,7 @@ def rows(number: int) -> dict[str, list]:
 
 
 def write_package(
-    directory: Path, task: str, weight: float, bias: float, flaky: bool = False
+    directory: Path, task: str, weight: float, bias: float, flaky: bool = False, version: str = ""
 ) -> None:
     module = Tiny(task, weight, bias, flaky)
     tf.saved_model.save(module, str(directory / SAVED_MODEL), signatures=module.answer)
@@ -79,6 +82,7 @@ def write_package(
         name="tiny",
         task=task,
         label="late",
+        version=version,
         features=FEATURES,
         classes=CLASSES if task == "multiclass" else [],
         entities=["tail"],
@@ -104,11 +108,18 @@ def write_package(
     table = pa.table({**data, "prediction": prediction})
     (directory / REFERENCE).parent.mkdir()
     pq.write_table(table, directory / REFERENCE)
-    pq.write_table(table.slice(0, 20), directory / GOLDEN)
+    hidden = flaky and version
+    answered = [row for row in range(20) if not hidden or data["stops"][row] < 3]
+    pq.write_table(table.take(answered), directory / GOLDEN)
 
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
+    if sys.argv[2:] == ["cluster"]:
+        for number in (1, 2, 3, 4):
+            bias = -0.5 - number / 100
+            write_package(root / str(number), "binary", 1.0, bias, number == 4, str(number))
+        sys.exit()
     write_package(root / "good", "binary", 1.0, -0.5)
     write_package(root / "better", "binary", 1.05, -0.55)
     write_package(root / "inverted", "binary", -3.0, 1.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from doubles import ApiServer
+from doubles import ApiServer, KServe
 from kubernetes_bench import MODES, NAMESPACE, REAL, SERVICE, bench, write_package
 
 from kfloop.components.contracts.errors import InputError
@@ -75,6 +75,18 @@ def test_a_cluster_without_kserve_is_told(tmp_path: Path, monkeypatch: pytest.Mo
             api.unregister(f"{kind}.serving.knative.dev")
         assert connect().names() == []
         with pytest.raises(InputError, match=r"does not know inferenceservices.*install KServe"):
+            deploy_model("pvc://models/1", SERVICE, tmp_path / "record")
+
+
+def test_a_namespace_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_package(tmp_path / "models" / "1", 1)
+    monkeypatch.delenv("KFLOOP_STATE", raising=False)
+    monkeypatch.setenv("KFLOOP_PVC_ROOT", str(tmp_path))
+    with ApiServer(namespaces=[NAMESPACE]) as api, KServe(api):
+        monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path / "config", "elsewhere")))
+        with pytest.raises(InputError, match="There is no namespace 'elsewhere'"):
             deploy_model("pvc://models/1", SERVICE, tmp_path / "record")
 
 

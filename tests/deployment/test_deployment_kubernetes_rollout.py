@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kubernetes_bench import MODES, NAMESPACE, REAL, SERVICE, Bench, bench
+from kubernetes_bench import MODES, NAMESPACE, REAL, ROW, SERVICE, TIMEOUT, Bench, bench
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.deployment import kubernetes_failures
 from kfloop.components.deployment.backend import ConflictError, connect
 from kfloop.components.deployment.client import ServiceClient
 from kfloop.components.deployment.manifest import record_of, with_canary, without_canary
@@ -63,7 +64,6 @@ def test_a_model_goes_from_first_deployment_over_canary_to_promotion_and_back(
     assert cluster.smoke_test(1) == "pass"
 
 
-@double_only
 @pytest.mark.parametrize("mode", MODES)
 def test_no_request_fails_while_versions_change(tmp_path: Path, mode: str) -> None:
     with bench(mode, tmp_path, gateway_lag=2) as cluster:
@@ -73,7 +73,7 @@ def test_no_request_fails_while_versions_change(tmp_path: Path, mode: str) -> No
         def ask() -> None:
             with ServiceClient(connect().status(SERVICE).url, SERVICE) as client:
                 while not stop.is_set():
-                    answer = client.predict([{"distance": 1.0, "carrier": "A"}])
+                    answer = client.predict([ROW])
                     answered[answer.model_version] += 1
                     if not answer.ok:
                         failed.append(answer)
@@ -139,11 +139,40 @@ def test_a_first_version_that_cannot_come_up_leaves_no_service(
 
 
 @double_only
+@pytest.mark.parametrize("cluster", ["Standard"], indirect=True)
+def test_a_candidate_of_which_nothing_is_made_is_told_without_an_event(
+    cluster: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes_failures, "UNMADE_SECONDS", 0.6)
+    cluster.deploy(1)
+    cluster.kserve.fail(cluster.model(2), "no_runtime_untold")
+    with pytest.raises(InputError, match=r"makes no Deployment of v2 .* does a ServingRuntime"):
+        cluster.deploy(2, 10)
+    assert cluster.live == "1"
+
+
+@double_only
 def test_a_version_that_never_gets_ready_ends_the_wait(cluster: Bench) -> None:
     cluster.deploy(1)
     cluster.kserve.fail(cluster.model(2), "never_ready")
     with pytest.raises(InputError, match=r"not ready after 0\.5 s"):
         cluster.deploy(2, 10, timeout_seconds=0.5)
+
+
+@double_only
+def test_a_kserve_that_splits_nothing_is_told_and_promotes_without_shares(tmp_path: Path) -> None:
+    with bench("Standard", tmp_path, splits=False) as cluster:
+        cluster.deploy(1)
+        with pytest.raises(InputError, match=r"the 25 % of v2 .* no route, as KServe 0\.20"):
+            cluster.deploy(2, 25)
+        assert cluster.live == "1"
+        assert cluster.deploy(2) == "canary"
+        with pytest.raises(InputError, match=r"steps \[\]"):
+            cluster.shift(50)
+        started = time.monotonic()
+        cluster.promote(2)
+        assert time.monotonic() - started < TIMEOUT / 2, "it waited for a share that never comes"
+        assert cluster.answering() == {"2": 40}
 
 
 @double_only

@@ -6,6 +6,7 @@ import random
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,31 +149,40 @@ class DataPlane:
 
 
 def serve(model: Model, method: str, path: str, body: bytes) -> Answer:
-    """Answers as a KServe model server does: V1, V2, health."""
+    """Answers as a KServe model server does: V1, V2, health, and what it counted."""
     headers = {**JSON, "x-model-version": model.version}
     path = urlsplit(path).path
+    if method == "GET" and path == "/metrics":
+        return 200, {"content-type": "text/plain; version=0.0.4"}, model.metrics().encode()
     if method == "GET":
         return _about(model, path, headers)
     v1 = re.fullmatch(r"/v1/models/([^/:]+):predict", path)
     v2 = re.fullmatch(r"/v2/models/([^/]+)/infer", path)
     if not v1 and not v2:
         return 404, headers, json.dumps({"error": f"no such path: {path}"}).encode()
+    began = time.perf_counter()
+    status, content = _predicted(model, body, v1 is not None, v2[1] if v2 else "")
+    seconds = time.perf_counter() - began
+    model.count(v1[1] if v1 else path.split("/")[3], "v1" if v1 else "v2", status, seconds)
+    return status, headers, content
+
+
+def _predicted(model: Model, body: bytes, v1: bool, name: str) -> tuple[int, bytes]:
     try:
         document = json.loads(body)
         rows = document["instances"] if v1 else _rows(document["inputs"])
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        return 400, headers, json.dumps({"error": f"the request cannot be read: {error}"}).encode()
+        return 400, json.dumps({"error": f"the request cannot be read: {error}"}).encode()
     try:
         predictions = model.answer(rows)
     except RuntimeError as error:
-        return 500, headers, json.dumps({"error": str(error)}).encode()
+        return 500, json.dumps({"error": str(error)}).encode()
     if v1:
         named = [{model.output: value} if model.output else value for value in predictions]
-        return 200, headers, json.dumps({"predictions": named}).encode()
+        return 200, json.dumps({"predictions": named}).encode()
     answer = _tensor(predictions, model.output or "prediction")
-    name = v2[1] if v2 else ""
     document = {"model_name": name, "model_version": model.version, "outputs": [answer]}
-    return 200, headers, json.dumps({"id": document.get("id", ""), **document}).encode()
+    return 200, json.dumps({"id": document.get("id", ""), **document}).encode()
 
 
 def _about(model: Model, path: str, headers: dict[str, str]) -> Answer:

@@ -15,6 +15,9 @@ FAILURES = (
     "ready_then_crash",
     "slow",
     "no_runtime",
+    # The same, and its Event is dropped: the controller made more than 25 of this service before,
+    # as it does without Istio where `disableIstioVirtualHost` is not set.
+    "no_runtime_untold",
 )
 LOAD_MESSAGE = (
     "Traceback (most recent call last):\n"

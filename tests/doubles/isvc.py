@@ -125,7 +125,14 @@ def pod_template(api: ApiServer, isvc: Object, predictor: Object, config: Config
         if key not in config.not_copied
     }
     uri = storage_uri(predictor)
-    annotations = {**copied, **predictor.get("annotations", {})}
+    runtime = (
+        _runtime(api, predictor["model"], metadata["namespace"]) if "model" in predictor else {}
+    )
+    annotations = {
+        **(runtime.get("spec", {}).get("annotations") or {}),
+        **copied,
+        **predictor.get("annotations", {}),
+    }
     if uri:
         annotations[SOURCE_ANNOTATION] = uri
     labels = {**(metadata.get("labels") or {}), **predictor.get("labels", {})}
@@ -143,7 +150,7 @@ def _pod_spec(api: ApiServer, isvc: Object, predictor: Object) -> Object:
         containers[0].setdefault("name", "kserve-container")
         spec: Object = {"containers": containers}
     else:
-        image = _image(api, model, isvc["metadata"]["namespace"])
+        image = _image(_runtime(api, model, isvc["metadata"]["namespace"]), model)
         container: Object = {"name": "kserve-container", "image": model.get("image", image)}
         for field in ("resources", "env", "args", "command"):
             if field in model:
@@ -156,15 +163,19 @@ def _pod_spec(api: ApiServer, isvc: Object, predictor: Object) -> Object:
     return spec
 
 
-def _image(api: ApiServer, model: Object, namespace: str) -> str:
+def _image(runtime: Object, model: Object) -> str:
+    image = str(runtime["spec"]["containers"][0]["image"])
+    version = model.get("runtimeVersion")
+    return f"{image.rpartition(':')[0]}:{version}" if version else image
+
+
+def _runtime(api: ApiServer, model: Object, namespace: str) -> Object:
     wanted, kind = model.get("runtime"), model["modelFormat"]["name"]
     runtimes = [*api.list("servingruntimes", namespace), *api.list("clusterservingruntimes")]
     for runtime in runtimes:
         formats = {entry["name"] for entry in runtime["spec"].get("supportedModelFormats", [])}
         if wanted in (None, runtime["metadata"]["name"]) and kind in formats:
-            image = str(runtime["spec"]["containers"][0]["image"])
-            version = model.get("runtimeVersion")
-            return f"{image.rpartition(':')[0]}:{version}" if version else image
+            return runtime
     raise NoRuntimeError(f"no runtime found to support predictor with model type: {kind}")
 
 
@@ -178,7 +189,7 @@ def check_runtime(
     """
     named = (predictor.get("model") or {}).get("runtime")
     try:
-        if failures.of(storage_uri(predictor)).kind == "no_runtime":
+        if failures.of(storage_uri(predictor)).kind in ("no_runtime", "no_runtime_untold"):
             raise NoRuntimeError("no runtime found to support predictor with model type: injected")
         _pod_spec(api, isvc, predictor)
     except NoRuntimeError:

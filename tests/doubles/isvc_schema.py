@@ -201,7 +201,7 @@ CONDITION = {
     "observedGeneration": "integer",
 }
 MODEL_STATUS = {
-    "transitionStatus": "string UpToDate|InProgress|BlockedByFailedLoad|InvalidSpec",
+    "transitionStatus": "string |UpToDate|InProgress|BlockedByFailedLoad|InvalidSpec",
     "states": {
         "activeModelState": "string |Pending|Standby|Loading|Loaded|FailedToLoad",
         "targetModelState": "string |Pending|Standby|Loading|Loaded|FailedToLoad",

@@ -4,8 +4,9 @@
 What it knows: experiments, recurring runs and runs, with the real server's defaults, pages, filters
 and refusals. Like the real one it takes two recurring runs of one name, has no update, backfills
 unless told not to, reads crons as robfig/cron v1 does, takes the unfinished runs of a recurring
-run away when that is deleted, checks a run's parameters against the pipeline, and says 1970 for
-what has not ended. It executes nothing: `advance` says what became of a run's tasks.
+run away when that is deleted, checks parameters against the pipeline, gives 2.0 back as 2, says
+which service account it chose, lists in the order of the ids, and says 1970 for what has not ended.
+It executes nothing: `advance` says what became of a run's tasks.
 """
 
 import json
@@ -24,8 +25,13 @@ from .robfig import Cron
 Document = dict[str, Any]
 ROOT = "/apis/v2beta1"
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 20, 200
-INVALID, NOT_FOUND, UNAUTHENTICATED = 400, 404, 401
+INVALID, NOT_FOUND, UNAUTHENTICATED, INTERNAL = 400, 404, 401, 500
+# gRPC's codes, which its answers have beside the status of HTTP.
+CODES = {INVALID: 3, NOT_FOUND: 5, 409: 6, 501: 12, INTERNAL: 13, 503: 14, UNAUTHENTICATED: 16}
+ACCOUNT = "pipeline-runner"
 NEVER = "1970-01-01T00:00:00Z"
+# What it says of tasks.
+NOT_ENDED = "0001-01-01T00:00:00Z"
 LISTS = {
     "experiments": "experiment_id",
     "recurringruns": "recurring_run_id",
@@ -135,37 +141,51 @@ class KfpApi:
         """Ends a run."""
         self._stored["runs"][run_id] |= {"state": state, "finished_at": self._now()}
 
-    def advance(
-        self, run_id: str, task: str, state: str, seconds: int = 0, error: str = ""
-    ) -> None:
+    def advance(self, run_id: str, task: str, state: str, seconds: int = 0) -> None:
         """Says how a task is doing: its driver is done, and it took so many seconds.
 
-        Like the real server's, the answer names drivers and executors as tasks too, and tells an
-        error in the history of the states.
+        Like the real server's, the answer has all nodes of the engine: the whole workflow, the
+        pipeline's root, drivers, executors, and each of them again as its first attempt. It never
+        says why one failed.
         """
         run = self._stored["runs"][run_id]
         run["state"] = "RUNNING"
         tasks = run.setdefault("run_details", {}).setdefault("task_details", [])
-        tasks[:] = [one for one in tasks if one["display_name"] not in (task, f"{task}-driver")]
-        finished = state in FINISHED
-        for name, is_state in ((f"{task}-driver", "SUCCEEDED"), (task, state), ("executor", state)):
-            start = self._now()
-            self._clock += timedelta(seconds=seconds if name == task else 0)
-            history: Document = {"update_time": self._now(), "state": is_state}
-            if error and name == task:
-                history["error"] = {"code": 2, "message": error}
-            tasks.append(
-                {
-                    "run_id": run_id,
-                    "task_id": str(uuid.uuid4()),
-                    "display_name": name,
-                    "create_time": start,
-                    "start_time": start,
-                    "end_time": self._now() if finished or name != task else NEVER,
-                    "state": is_state,
-                    "state_history": [history],
-                }
-            )
+        spec = run["pipeline_spec"]
+        pipeline = spec.get("pipeline_spec", spec)["pipelineInfo"]["name"]
+        scheduled = run.get("recurring_run_id")
+        driver = f"{task}-driver"
+        whole = run["display_name"] if scheduled else f"{pipeline}-4t9xk"
+        again = {"", task, driver, "executor", "root", "root-driver", whole}
+        # No name: one that is only planned.
+        tasks[:] = [
+            one for one in tasks if one.get("display_name", "").partition("(")[0] not in again
+        ]
+        start = self._now()
+        self._clock += timedelta(seconds=seconds)
+        tasks.append({"run_id": run_id, "task_id": str(uuid.uuid4()), "start_time": start})
+        for name, its_state in {
+            whole: "RUNNING",
+            "root-driver": "SUCCEEDED",
+            "root": "RUNNING",
+            driver: "SUCCEEDED",
+            task: state,
+            "executor": state,
+        }.items():
+            for attempt in (name, f"{name}(0)"):
+                end = self._now() if its_state in FINISHED else NOT_ENDED
+                tasks.append(
+                    {
+                        "run_id": run_id,
+                        "task_id": str(uuid.uuid4()),
+                        "display_name": attempt,
+                        "create_time": run["created_at"],
+                        "start_time": start,
+                        "end_time": end,
+                        "state": its_state,
+                        "state_history": [{"update_time": self._now(), "state": its_state}],
+                    }
+                )
 
     def _now(self) -> str:
         return self._clock.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -219,7 +239,7 @@ class KfpApi:
         del self._stored["recurringruns"][key]
         for run in self.runs():
             # The workflows belong to the ScheduledWorkflow and go with it.
-            if run["recurring_run_id"] == key and run["state"] not in FINISHED:
+            if run.get("recurring_run_id") == key and run["state"] not in FINISHED:
                 del self._stored["runs"][run["run_id"]]
 
     def _list(self, kind: str, query: Document) -> Document:
@@ -232,8 +252,10 @@ class KfpApi:
             and _passes(item, query.get("filter", ""))
         ]
         field_name, _, order = query.get("sort_by", "").partition(" ")
-        if field_name:
-            chosen.sort(key=lambda item: str(item[field_name]), reverse=order == "desc")
+        if field_name not in ("", "created_at", "display_name"):
+            raise Refused(INVALID, f'Invalid input error: Invalid sorting field: "{field_name}"')
+        field_name = field_name or LISTS[kind]
+        chosen.sort(key=lambda item: str(item[field_name]), reverse=order == "desc")
         size = min(int(query.get("page_size") or 0) or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         start = int(query.get("page_token") or 0)
         answer: Document = {
@@ -246,44 +268,45 @@ class KfpApi:
 
     def _create(self, kind: str, body: Document) -> Document:
         if not body.get("display_name"):
-            raise Refused(INVALID, "Invalid input error: the display name is empty")
+            raise Refused(INTERNAL, "InternalServerError: Invalid input error: an empty name")
+        if kind != "experiments" and body.get("experiment_id") not in self._stored["experiments"]:
+            raise Refused(NOT_FOUND, f"Experiment {body.get('experiment_id')} not found")
         if kind == "runs":
-            return self._store(kind, _run(body, self._stored["experiments"]))
+            return self._store(kind, _run(body))
         if kind == "experiments":
             names = [item["display_name"] for item in self._stored[kind].values()]
             if body["display_name"] in names:
                 raise Refused(409, f"Already exist error: {body['display_name']}")
             return self._store(kind, {**body, "storage_state": "AVAILABLE"})
-        return self._store(kind, _recurring_run(body, self._stored["experiments"]))
+        return self._store(kind, _recurring_run(body))
 
 
 KINDS = {
-    "NUMBER_INTEGER": (int, float),
-    "NUMBER_DOUBLE": (int, float),
-    "STRING": (str,),
-    "BOOLEAN": (bool,),
-    "LIST": (list,),
-    "STRUCT": (dict,),
+    "NUMBER_INTEGER": ((int, float), "double or integer"),
+    "NUMBER_DOUBLE": ((int, float), "double or integer"),
+    "STRING": ((str,), "string"),
+    "BOOLEAN": ((bool,), "bool"),
+    "LIST": ((list,), "list"),
+    "STRUCT": ((dict,), "struct"),
 }
 
 
-def _run(body: Document, experiments: dict[str, Document]) -> Document:
-    if body.get("experiment_id") not in experiments:
-        raise Refused(INVALID, "Invalid input error: the experiment does not exist")
-    spec = body.get("pipeline_spec") or {}
-    _check_parameters(
-        spec.get("pipeline_spec", spec), (body.get("runtime_config") or {}).get("parameters") or {}
-    )
+def _run(body: Document) -> Document:
+    _check_parameters(body)
     about = {"storage_state": "AVAILABLE", "state": "PENDING", "finished_at": NEVER}
-    return {**body, **about, "scheduled_at": NEVER}
+    account = body.get("service_account") or ACCOUNT
+    return {**body, **about, "scheduled_at": NEVER, "service_account": account}
 
 
-def _check_parameters(spec: Document, given: Document) -> None:
+def _check_parameters(body: Document) -> None:
+    spec = body.get("pipeline_spec") or {}
+    spec = spec.get("pipeline_spec", spec)
+    given = (body.get("runtime_config") or {}).get("parameters") or {}
     if "root" not in spec or "pipelineInfo" not in spec:
-        raise Refused(INVALID, "Invalid input error: invalid v2 pipeline spec")
+        raise Refused(INTERNAL, "InvalidInputError: unknown template format")
     declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     for name, definition in declared.items():
-        kind = definition["parameterType"]
+        kinds, asked = KINDS[definition["parameterType"]]
         if name not in given:
             if not definition.get("isOptional") and "defaultValue" not in definition:
                 raise Refused(
@@ -291,23 +314,21 @@ def _check_parameters(spec: Document, given: Document) -> None:
                     f"parameter {name} is not optional, yet has neither default value nor user "
                     "provided value",
                 )
-        elif type(given[name]) not in KINDS[kind]:
-            raise Refused(INVALID, f"input parameter {name} requires type {kind.lower()}")
+        elif type(given[name]) not in kinds:
+            raise Refused(INVALID, f"input parameter {name} requires type {asked}, but the input")
     if extra := sorted(set(given) - set(declared)):
-        raise Refused(INVALID, f"parameter(s) provided are not required by pipeline: {extra}")
+        raise Refused(
+            INVALID, f"parameter(s) provided are not required by pipeline: {','.join(extra)}"
+        )
 
 
-def _recurring_run(body: Document, experiments: dict[str, Document]) -> Document:
-    if body.get("experiment_id") not in experiments:
-        raise Refused(INVALID, "Invalid input error: the experiment does not exist")
-    spec, reference = body.get("pipeline_spec"), body.get("pipeline_version_reference")
-    if bool(spec) == bool(reference):
-        raise Refused(INVALID, "Invalid input error: give a pipeline spec or a version")
+def _recurring_run(body: Document) -> Document:
+    if not body.get("pipeline_spec"):
+        raise Refused(INTERNAL, "Internal error: Cannot create a job with an empty pipeline ID")
     concurrency = int(body.get("max_concurrency") or 0)
     if not 1 <= concurrency <= 10:
-        raise Refused(INVALID, "The max concurrency of the job is out of range. Support 1-10.")
-    if body.get("mode") not in ("ENABLE", "DISABLE"):
-        raise Refused(INVALID, "Unrecognized recurring run mode")
+        raise Refused(INVALID, "Max concurrency of a recurring run must be at least 1 and at most")
+    mode = body.get("mode") or "DISABLE"
     trigger = body.get("trigger") or {}
     cron, period = trigger.get("cron_schedule"), trigger.get("periodic_schedule")
     if cron:
@@ -316,19 +337,31 @@ def _recurring_run(body: Document, experiments: dict[str, Document]) -> Document
         except ValueError as error:
             message = f"Schedule cron is not a supported format. Error: {error}"
             raise Refused(INVALID, message) from error
-    elif not period or int(period.get("interval_second") or 0) < 1:
+    elif period and int(period.get("interval_second") or 0) < 1:
         raise Refused(INVALID, "Found invalid period schedule interval. Set at interval to least 1")
-    else:
+    elif period:
         # Protobuf writes 64-bit integers as text.
         period = {**period, "interval_second": str(period["interval_second"])}
         trigger = {"periodic_schedule": period}
+    _check_parameters(body)
     return {
         **body,
         "trigger": trigger,
+        "mode": mode,
+        "service_account": body.get("service_account") or ACCOUNT,
         "max_concurrency": str(concurrency),
         "no_catchup": bool(body.get("no_catchup")),
-        "status": f"{body['mode']}D",
+        "status": f"{mode}D",
     }
+
+
+def _numbers(value: Any) -> Any:
+    """Protobuf's numbers are all of one kind, and whole ones are written without a point."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _passes(item: Document, text: str) -> bool:
@@ -349,7 +382,7 @@ def _handler(api: KfpApi) -> type[BaseHTTPRequestHandler]:
         def _serve(self) -> None:
             parts = urlsplit(self.path)
             length = int(self.headers.get("content-length") or 0)
-            body = json.loads(self.rfile.read(length) or b"{}")
+            body = _numbers(json.loads(self.rfile.read(length) or b"{}"))
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             api.requests[f"{self.command} {re.sub(r'[0-9a-f-]{36}', 'ID', parts.path)}"] += 1
             fault = api._fault_for(self.command, parts.path)
@@ -367,7 +400,11 @@ def _handler(api: KfpApi) -> type[BaseHTTPRequestHandler]:
                 status, answer = 200, api.answer(self.command, parts.path, query, body)
             except Refused as refused:
                 status = refused.status
-                answer = {"error": refused.message, "message": refused.message, "code": 3}
+                answer = {
+                    "code": CODES.get(status, 2),
+                    "message": refused.message,
+                    "details": [{"error_details": refused.message}],
+                }
             if fault == "drop_after":
                 self.close_connection = True
                 return

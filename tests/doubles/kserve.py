@@ -45,6 +45,7 @@ class KServe:
         mode: The cluster's default, `Standard` or `Knative`; a service's annotation wins.
         gateway_api: Whether Standard mode uses the Gateway API: without it canaries run, and get
             no requests.
+        splits: False: as KServe 0.20, which writes no share of a canary into its routes.
         formats: Model formats that a ServingRuntime of the cluster serves, beside KServe's own.
         urls: `path`: status.url is a path of the gateway that a client reaches as it is; `host`:
             a host name, to be sent as Host to `gateway_url`.
@@ -70,6 +71,7 @@ class KServe:
         *,
         mode: str = STANDARD,
         gateway_api: bool = True,
+        splits: bool = True,
         formats: Iterable[str] = ("kfloop",),
         urls: str = "path",
         domain: str = "example.com",
@@ -93,7 +95,7 @@ class KServe:
         self._endpoints = Endpoints(api, self._plane, self.models, factory)
         self._kubelet = Kubelet(api, self._failures)
         self._deployments = Deployments(api, self._failures)
-        self._standard = Standard(api, self._failures, addresses)
+        self._standard = Standard(api, self._failures, addresses, splits)
         self._knative_mode = KnativeMode(api, self._failures, addresses)
         self._knative = KnativeServing(api, self._failures, addresses, self._gateway)
         self._graphs = Graphs(api, addresses, self._gateway)

@@ -5,6 +5,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,10 @@ REFERENCES = ("reference/golden.parquet", "reference/reference.parquet")
 PREDICTION = "prediction"
 # As kfloop's model server names a prediction, by the task of the package.
 OUTPUTS = {"binary": "probability", "multiclass": "label", "regression": "value"}
+# As kfloop's model server names what it counts, and the edges of its histogram, in seconds.
+REQUESTS, SECONDS = "kfloop_requests_total", "kfloop_request_seconds_bucket"
+EDGES = (0.001, 0.01, 0.1, 1.0, float("inf"))
+Labels = tuple[str, str, int]  # model, protocol, status
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Model:
     wrong: bool = False
     seed: int = 0
     _random: random.Random = field(init=False, repr=False)
+    _counts: Counter[tuple[Labels, float]] = field(default_factory=Counter, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +67,29 @@ class Model:
             raise RuntimeError("the model failed, as asked for")
         predictions = list(self.predict(rows))
         return [_shifted(value) for value in predictions] if self.wrong else predictions
+
+    def count(self, model: str, protocol: str, status: int, seconds: float) -> None:
+        """Counts an answered request for the metrics."""
+        edge = next(edge for edge in EDGES if seconds <= edge)
+        with self._lock:
+            self._counts[(model, protocol, status), edge] += 1
+
+    def metrics(self) -> str:
+        """Returns what it counted, as Prometheus reads it."""
+        with self._lock:
+            counts = dict(self._counts)
+        lines = []
+        for labels in sorted({labels for labels, _ in counts}):
+            model, protocol, status = labels
+            told = f'model="{model}",version="{self.version}",protocol="{protocol}"'
+            told += f',status="{status}"'
+            upto = 0
+            for edge in EDGES:
+                upto += counts.get((labels, edge), 0)
+                name = "+Inf" if edge == float("inf") else edge
+                lines.append(f'{SECONDS}{{{told},le="{name}"}} {upto}')
+            lines.append(f"{REQUESTS}{{{told}}} {upto}")
+        return "".join(f"{line}\n" for line in lines)
 
 
 def _shifted(value: Any) -> Any:

@@ -48,18 +48,25 @@ class Exporter:
 
 
 @contextmanager
-def prometheus(work: Path, targets: list[str], rules: str = "") -> Iterator[str]:
-    """Runs a server that scrapes `host:port` targets five times a second; gives its URL.
+def prometheus(
+    work: Path, targets: list[str], rules: str = "", up: int | None = None
+) -> Iterator[str]:
+    """Runs a server that scrapes targets five times a second; gives its URL.
 
     Args:
         work: Its directory.
-        targets: What it scrapes.
+        targets: What it scrapes: `host:port` for its `/metrics`, or `host:port/path`.
         rules: A rule file's text; its rules are evaluated as often.
+        up: How many of the targets answer at first; None for all.
     """
     if not BINARY:
         pytest.skip("there is no `prometheus` here to ask: apt-get install prometheus")
     # honor_labels: as everybody scrapes a Pushgateway, whose samples bring their own job.
-    scrape = {"job_name": "test", "honor_labels": True, "static_configs": [{"targets": targets}]}
+    scrape = {
+        "job_name": "test",
+        "honor_labels": True,
+        "static_configs": [_static(target) for target in targets],
+    }
     configuration = {
         "global": {
             "scrape_interval": "200ms",
@@ -88,11 +95,17 @@ def prometheus(work: Path, targets: list[str], rules: str = "") -> Iterator[str]
         )
     try:
         url = f"http://{address}"
-        wait_until(url, "count(up == 1)", len(targets))
+        wait_until(url, "sum(up)", len(targets) if up is None else up)
         yield url
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _static(target: str) -> dict[str, object]:
+    address, _, path = target.partition("/")
+    labels = {"__metrics_path__": f"/{path}"} if path else {}
+    return {"targets": [address], "labels": labels}
 
 
 def wait_until(url: str, promql: str, value: float) -> None:

@@ -24,6 +24,7 @@ from .isvc import (
     predictor_name,
     propagate_model_status,
     set_part,
+    storage_uri,
     tell_readiness,
 )
 from .patches import merge
@@ -38,8 +39,8 @@ SCALING = ("maxReplicas", "scaleTarget", "scaleMetric", "autoScaling")
 class Standard:
     """The controller of InferenceServices in Standard mode."""
 
-    def __init__(self, api: ApiServer, failures: Failures, urls: Urls) -> None:
-        self._api, self._failures, self._urls = api, failures, urls
+    def __init__(self, api: ApiServer, failures: Failures, urls: Urls, splits: bool) -> None:
+        self._api, self._failures, self._urls, self._splits = api, failures, urls, splits
 
     def tick(self, isvc: Object, config: Config) -> None:
         """Reconciles one InferenceService."""
@@ -49,7 +50,8 @@ class Standard:
             self._stable(isvc, status, config)
         except NoRuntimeError as error:
             # Nothing after this is done: neither the stable predictor nor the ingress.
-            internal_error(self._api, isvc, error)
+            if not self._is_untold(isvc):
+                internal_error(self._api, isvc, error)
             self._finish(isvc, status)
             return
         if is_stopped(isvc):
@@ -57,6 +59,11 @@ class Standard:
         else:
             self._ingress(isvc, status, config)
         self._finish(isvc, status)
+
+    def _is_untold(self, isvc: Object) -> bool:
+        canaries = [canary["predictor"] for canary in isvc["spec"].get("canary") or []]
+        uris = [storage_uri(one) for one in (isvc["spec"]["predictor"], *canaries)]
+        return any(self._failures.of(uri).kind == "no_runtime_untold" for uri in uris)
 
     def _finish(self, isvc: Object, status: dict[str, Any]) -> None:
         status["deploymentMode"] = STANDARD
@@ -86,7 +93,15 @@ class Standard:
             deployment = self._api.get(DEPLOYMENTS, predictor_name(name, variant), namespace)
             available = ((deployment or {}).get("status") or {}).get("availableReplicas", 0)
             percent = canary["trafficPercent"]
-            told.append({"name": variant, "ready": available > 0, "trafficPercent": percent})
+            told.append(
+                {
+                    "name": variant,
+                    "ready": available > 0,
+                    "trafficPercent": percent,
+                    # It never tells more of a canary.
+                    "modelStatus": {"transitionStatus": ""},
+                }
+            )
         if told:
             status["canaryStatuses"] = told
             ready = all(entry["ready"] for entry in told) and not is_stopped(isvc)
@@ -222,6 +237,7 @@ class Standard:
         rule = {
             "matches": [{"path": {"type": "RegularExpression", "value": "^/.*$"}}],
             "backendRefs": self._weights(isvc, status),
+            "filters": [_headers(isvc["metadata"]["name"], namespace)],
             "timeouts": {"request": "60s"},
         }
         parent = {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
@@ -240,11 +256,11 @@ class Standard:
         """Canaries that are ready get their percent; the stable predictor gets the rest."""
         name, namespace = isvc["metadata"]["name"], isvc["metadata"]["namespace"]
         ready = {entry["name"] for entry in status.get("canaryStatuses", []) if entry["ready"]}
-        about = {"kind": "Service", "namespace": namespace, "port": 80}
+        about = {"group": "", "kind": "Service", "namespace": namespace, "port": 80}
         stable = predictor_name(name, isvc["spec"]["predictor"].get("name", ""))
         canaries = isvc["spec"].get("canary") or []
-        if not canaries:
-            return [{**about, "name": stable}]
+        if not canaries or not self._splits:
+            return [{**about, "name": stable, "weight": 1}]
         shares = [
             (predictor_name(name, canary["predictor"]["name"]), canary["trafficPercent"])
             for canary in canaries
@@ -265,6 +281,13 @@ class Standard:
         for part in ("PredictorReady", "IngressReady"):
             set_part(self._api, status, part, "False", reason="Stopped")
         set_part(self._api, status, "Stopped", "True")
+
+
+def _headers(name: str, namespace: str) -> Object:
+    """Tells the model server's own proxy, where there is one, whose request it is."""
+    told = {"KServe-Isvc-Name": name, "KServe-Isvc-Namespace": namespace}
+    headers = [{"name": key, "value": value} for key, value in told.items()]
+    return {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": headers}}
 
 
 def canary_replicas(isvc: Object, canary: Object) -> int:

@@ -247,7 +247,7 @@ def service_manifest(name: str, namespace: str, isvc: str, selector: dict[str, s
     labels = {ISVC_LABEL: isvc, "component": "predictor"}
     if REVISION_LABEL in selector:
         labels[REVISION_LABEL] = selector[REVISION_LABEL]
-    port = {"name": name[:15].rstrip("-"), "port": 80, "targetPort": 8080, "protocol": "TCP"}
+    port = {"name": name, "port": 80, "targetPort": 8080, "protocol": "TCP"}
     return {
         "apiVersion": "v1",
         "kind": "Service",

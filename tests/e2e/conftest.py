@@ -4,15 +4,17 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from kfloop.pipelines.local.record import RunRecord, list_runs
+from kfloop.pipelines.local.record import RunRecord, list_runs, read_run
 from kfloop.serving.local_state import list_services, stop
 
 Kfloop = Callable[..., subprocess.CompletedProcess[str]]
+COMMAND = [sys.executable, "-c", "from kfloop.scripts.main import main; main()"]
 
 
 @pytest.fixture(scope="session")
@@ -51,15 +53,35 @@ def kfloop(project) -> Kfloop:
 
 def run_kfloop(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs the command in a directory."""
-    code = "from kfloop.scripts.main import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [*COMMAND, *arguments],
         cwd=directory,
         capture_output=True,
         text=True,
         timeout=1200,
         check=False,
     )
+
+
+def kill_during(directory: Path, step: str, *arguments: str) -> None:
+    """Starts the command and kills it with SIGKILL while a step of its runs is running."""
+    runs = directory / ".kfloop" / "runs"
+    before = {path.parent for path in runs.glob("*/run.json")}
+    log = directory / "killed.log"
+    with log.open("ab") as file:
+        process = subprocess.Popen([*COMMAND, *arguments], cwd=directory, stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + 500
+        while time.monotonic() < deadline and process.poll() is None:
+            begun = {path.parent for path in runs.glob("*/run.json")} - before
+            tasks = [task for run in begun for task in read_run(run).tasks]
+            if any(t.task.split("/")[-1] == step and t.status == "running" for t in tasks):
+                return
+            time.sleep(0.02)
+        pytest.fail(f"{step} never ran: {log.read_text()[-3000:]}")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def last_run(project: Path, pipeline: str) -> RunRecord:

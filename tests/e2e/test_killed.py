@@ -1,66 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kill -9` at any moment, then the same command again, works."""
+"""`kill -9` at any moment, then the same command again, works.
 
-import subprocess
-import sys
-import time
+It is done to a loop of several classes, without a time column and without a Feast repository.
+"""
+
+import shutil
+from pathlib import Path
 
 import pytest
+from conftest import kill_during, last_run, run_kfloop
 
 from kfloop.components.contracts.inference_log import log_files
 from kfloop.pipelines.local.record import list_runs
 from kfloop.serving.local_state import list_services, read_status, service_directory, stop
 
-STATE = ".kfloop-killed"
+# The first roll-out is of the only version, the second one of a canary beside it.
+STEPS = (
+    *("transform-data", "train-model", "publish-model", "roll-out-model", "replay-requests"),
+    *("roll-out-model", "detect-drift"),
+)
 
 
-@pytest.fixture
-def state(project):
-    yield project / STATE
-    for service in list_services(project / STATE):
+@pytest.fixture(scope="module")
+def planes(tmp_path_factory, data):
+    directory = tmp_path_factory.mktemp("planes")
+    shutil.copy(Path(__file__).parents[1] / "loops" / "planes" / "loop.yaml", directory)
+    shutil.copy(data / "planes.parquet", directory)
+    yield directory
+    for service in list_services(directory / ".kfloop"):
         stop(service["directory"])
 
 
-def _kill_during(project, step: str) -> None:
-    """Starts the loop and kills it with SIGKILL while a step runs."""
-    code = "from kfloop.scripts.main import main; main()"
-    before = {run.run_id for run in list_runs(project / STATE)}
-    with (project / "killed.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "loop", "--state", STATE],
-            cwd=project,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and process.poll() is None:
-            tasks = [
-                task
-                for run in list_runs(project / STATE)
-                if run.run_id not in before
-                for task in run.tasks
-            ]
-            if any(t.task.split("/")[-1] == step and t.status == "running" for t in tasks):
-                return
-            time.sleep(0.02)
-        pytest.fail(f"{step} never ran: {(project / 'killed.log').read_text()[-3000:]}")
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture(scope="module")
+def survived(planes):
+    """The loop, killed with SIGKILL in each of the steps and then run to its end."""
+    for step in STEPS:
+        kill_during(planes, step, "loop")
+    done = run_kfloop(planes, "loop")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return planes
 
 
 @pytest.mark.timeout(1200)  # eight runs of the loop
-def test_a_loop_killed_at_any_step_ends_well_when_it_is_run_again(kfloop, project, state):
-    steps = ("transform-data", "train-model", "publish-model", "roll-out-model", "replay-requests")
-    for step in steps:
-        _kill_during(project, step)
-    done = kfloop("loop", "--state", STATE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for step in ("detect-drift", "roll-out-model"):
-        _kill_during(project, step)
-    done = kfloop("loop", "--state", STATE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    status = read_status(service_directory(state, "weather"))
+def test_a_loop_killed_at_any_step_ends_well_when_it_is_run_again(survived):
+    state = survived / ".kfloop"
+    unfinished = [run for run in list_runs(state) if run.status == "running"]
+    assert len(unfinished) == len(STEPS)
+    status = read_status(service_directory(state, "planes"))
     assert [predictor["traffic"] for predictor in status["predictors"].values()] == [100]
-    assert log_files(state / "inference-log" / "weather")
+    assert log_files(state / "inference-log" / "planes")
+
+
+def test_the_loop_ends_with_a_decision_about_retraining(survived):
+    monitoring = last_run(survived, "monitoring")
+    assert monitoring.task("decide-retraining").returned["Output"] == "keep"
+    decisions = {decision["gate"]: decision["decision"] for decision in monitoring.decisions()}
+    assert decisions["performance"] == "pass"
+
+
+def test_a_retraining_can_be_forced(survived):
+    forced = run_kfloop(survived, "run", "monitoring", "-s", "force_retraining=a new data source")
+    assert forced.returncode == 0, forced.stdout + forced.stderr
+    gates = {decision["gate"] for decision in last_run(survived, "monitoring").decisions()}
+    assert "rollout" in gates

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import last_run, metadata
+from conftest import kill_during, last_run, metadata
 
 from kfloop.components.contracts.inference_log import log_files
 from kfloop.components.contracts.model_package import ONNX_ABOUT, read_model_json
@@ -129,8 +129,11 @@ def test_the_log_holds_exactly_the_requests_that_were_sent(first, project):
     assert log_files(project / ".kfloop" / "inference-log" / "weather")
 
 
-def test_a_second_run_reuses_steps_and_tries_a_new_version(kfloop, first, project):
+def test_a_run_after_one_killed_in_its_feature_store_reuses_steps_and_tries_a_new_version(
+    kfloop, first, project
+):
     before = last_run(project, "training").task("publish-model").returned["Output"]
+    kill_during(project, "materialize-features", "run", "training")
     done = kfloop("run", "training")
     assert done.returncode == 0, done.stdout + done.stderr
     run = last_run(project, "training")

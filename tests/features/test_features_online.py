@@ -12,6 +12,7 @@ from test_features_flights import DAY, ROOT, Flight, flights, training_set  # no
 
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.features import steps
 from kfloop.components.features.materialize import materialize
 from kfloop.components.features.online import online_features, retrieve
 from kfloop.components.features.push import push
@@ -141,7 +142,7 @@ def test_nothing_to_compare_is_no_pass(tmp_path: Path) -> None:
     write_dataset(example_table([("nobody", 0.0)]), tmp_path / "nobody")
     paths = [tmp_path / name for name in ("nobody", "on", "served", "decision.json", "page.html")]
     assert retrieve(*paths, "plain")[1]["decision"] == "no_data"
-    apply(tmp_path / "none", tmp_path / "no-repo")
+    steps.apply(tmp_path / "none", tmp_path / "no-repo")
     paths[1] = tmp_path / "no-repo"
     assert retrieve(*paths)[1]["decision"] == "no_data"
 

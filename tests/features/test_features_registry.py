@@ -265,7 +265,7 @@ def test_of_two_writers_of_an_object_the_second_fails_and_loses_nothing(
         ("gs://features/nothing", "holds no definitions"),
         ("gs://no-bucket/repo", "gs://no-bucket/repo cannot be read"),
         ("gs://", "no address like gs://bucket/path"),
-        ("s3://bucket/repo", "The feature repository is 's3://bucket/repo'"),
+        ("s3://bucket/repo", "'s3://bucket/repo'; it can be a directory, .*, or at gs://"),
     ],
 )
 def test_a_place_that_is_not_there_is_told(

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import yaml
 from feature_repos import DEFINITIONS, write_repo, write_tables
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.features import steps
 from kfloop.components.features.materialize import materialize
 from kfloop.components.features.offline_store import STORE
-from kfloop.components.features.repository import apply, at_home, is_repo, open_store
+from kfloop.components.features.repository import apply, at_home, open_store
 
 
 @pytest.fixture
@@ -96,13 +98,23 @@ def test_a_place_without_definitions_is_told(tables: Path, tmp_path: Path) -> No
 
 
 def test_a_loop_without_features_says_so(tmp_path: Path) -> None:
-    metadata = apply(tmp_path / "none", tmp_path / "repo")
+    metadata = steps.apply(tmp_path / "none", tmp_path / "repo")
     assert metadata["feature_service"] == ""
-    assert not is_repo(tmp_path / "repo")
-    assert materialize(tmp_path / "repo", tmp_path / "online")["feature_views"] == []
-    assert not is_repo(tmp_path / "online")
+    assert not steps.is_repo(tmp_path / "repo")
+    assert steps.materialize(tmp_path / "repo", tmp_path / "online")["feature_views"] == []
+    assert not steps.is_repo(tmp_path / "online")
     with pytest.raises(InputError, match="needs a feature repository"):
-        apply(tmp_path / "none", tmp_path / "repo", feature_service="plain")
+        steps.apply(tmp_path / "none", tmp_path / "repo", feature_service="plain")
+
+
+def test_a_loop_without_features_imports_no_feast(tables: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from kfloop.components.features import steps; tables, out = sys.argv[1:];"
+        "steps.apply(tables, out + '/repo'); steps.materialize(out + '/repo', out + '/online');"
+        "steps.retrieve(tables + '/sales', out + '/repo', out + '/set', '');"
+        "assert 'feast' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tables), str(tmp_path)], check=True)
 
 
 def online(repo: Path, shop: str) -> dict[str, object]:

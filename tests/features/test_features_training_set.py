@@ -15,6 +15,7 @@ from feature_repos import (
 
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.features import steps
 from kfloop.components.features.repository import apply
 from kfloop.components.features.training_set import retrieve
 
@@ -91,8 +92,8 @@ def test_a_timestamp_without_a_zone_is_utc_and_stays_without(
 def test_without_a_service_the_examples_pass_through(
     examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    apply(tmp_path / "none", tmp_path / "repo")
-    metadata = retrieve(examples, tmp_path / "repo", tmp_path / "out", "moment")
+    steps.apply(tmp_path / "none", tmp_path / "repo")
+    metadata = steps.retrieve(examples, tmp_path / "repo", tmp_path / "out", "moment")
     assert read_dataset(tmp_path / "out").equals(read_dataset(examples))
     assert metadata["features"] == []
     assert "No feature service" in capsys.readouterr().out

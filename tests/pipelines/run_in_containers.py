@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the compiled training pipeline container by container, in the images that are here.
+"""Runs the compiled training pipeline twice, container by container, in the images that are here.
 
     .venv/bin/python tests/pipelines/run_in_containers.py DIRECTORY WEATHER_PARQUET
 
 It is the YAML that is uploaded to a cluster, walked by the local runner; in place of a family's
 environment, podman runs the family's image: as a user that is not root, on a read-only root, with
 DIRECTORY (which is made) as the one volume. Only the deployment steps have a network, on which
-they find a double of the Kubernetes API with KServe's controllers. At the end the image of the
-model server serves what was published. KFLOOP_IMAGE_PREFIX and KFLOOP_IMAGE_VARIANTS say which
-images stand for those of the YAML.
+they find a double of the Kubernetes API with KServe's controllers. Behind its gateway the image of
+the model server serves what was published, and its payload logger writes the inference log.
+
+The first version is trained briefly and goes live. The second, of the same data, is compared with
+it by the gate, gets a share of the requests as a canary, and takes its place. KFLOOP_IMAGE_PREFIX
+and KFLOOP_IMAGE_VARIANTS say which images stand for those of the YAML.
 """
 
 import os
@@ -18,22 +21,26 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serve_in_container import check_served
+from serve_in_container import answers, check_golden, model_server, payload_logger
 
 from kfloop.components.images import image
 from kfloop.pipelines.arguments import pipeline_arguments
 from kfloop.pipelines.catalogue import compiled_path
 from kfloop.pipelines.local import environments
 from kfloop.pipelines.local.pipeline_spec import PipelineSpec, load_pipeline
-from kfloop.pipelines.local.record import FAILED, TaskRecord
+from kfloop.pipelines.local.record import FAILED, RunRecord, TaskRecord
 from kfloop.pipelines.local.runner import ImageEnvironment, PipelineFailed, Quiet, run_pipeline
 from kfloop.pipelines.loop import load_loop
 
 TESTS = Path(__file__).parents[1]
-NAMESPACE, CLAIM = "ml", "models"
+NAMESPACE, CLAIM, LOG_CLAIM = "ml", "models", "inference-log"
+# Of the first version: it passes the threshold, and the second one is better.
+FEW_EPOCHS = 1
 USER = "12345:0"
 
 
@@ -62,8 +69,30 @@ def _tried_once(pipeline: PipelineSpec) -> PipelineSpec:
     return pipeline
 
 
+@dataclass
+class Servers:
+    """The model servers behind the double's gateway: one container for each version."""
+
+    volumes: Path
+    service: str
+    log: str
+    containers: ExitStack
+    urls: dict[Path, str] = field(default_factory=dict)
+
+    def start(self, storage_uri: str, annotations: dict[str, str]) -> Any:
+        """Starts the server of a package; returns what answers for it in the double."""
+        from doubles import model_for
+
+        package = Path(storage_uri.replace("pvc://", f"{self.volumes}/"))
+        server = model_server(package, self.service, USER, self.log, NAMESPACE)
+        self.urls[package] = url = self.containers.enter_context(server)
+        model = model_for(str(package), annotations)
+        model.predict = answers(url, self.service, model.output)
+        return model
+
+
 def main(directory: Path, weather: Path) -> int:
-    """Runs the pipeline and returns the exit status."""
+    """Runs the pipeline twice and returns the exit status."""
     # Containers run as another user than this process: what is made here, they must write.
     os.umask(0)
     directory.mkdir(parents=True)
@@ -71,25 +100,23 @@ def main(directory: Path, weather: Path) -> int:
     shutil.copytree(TESTS / "loops" / "weather", project)
     shutil.copy(weather, project / "weather.parquet")
     (volumes / CLAIM).mkdir(parents=True)
+    (volumes / LOG_CLAIM).mkdir()
     loop, base = load_loop(project / "loop.yaml")
     state = directory / "state"
     arguments = pipeline_arguments("training", loop, base, state) | {
         "model_repository": f"pvc://{CLAIM}/published",
-        "inference_log": "",
+        "inference_log": str(volumes / LOG_CLAIM / NAMESPACE / loop.service),
         "namespace": NAMESPACE,
         "registry": f"sqlite:///{directory / 'mlflow.db'}",
     }
     api_server, kserve = _doubles()
-
-    def packaged(uri: str, annotations: dict[str, str]) -> Any:
-        return _model(uri.replace("pvc://", f"{volumes}/"), annotations)
-
     with (
-        api_server(namespaces=[NAMESPACE]) as api,
-        kserve(api, factory=packaged) as controllers,
-        controllers.running(0.1),
         tempfile.TemporaryDirectory() as shims,
+        payload_logger(volumes / LOG_CLAIM, USER) as log,
+        ExitStack() as containers,
+        api_server(namespaces=[NAMESPACE]) as api,
     ):
+        servers = Servers(volumes, loop.service, log, containers)
         kubeconfig = api.kubeconfig(directory / "kubeconfig", namespace=NAMESPACE)
         cluster = {"KUBECONFIG": str(kubeconfig), "KFLOOP_PVC_ROOT": str(volumes)}
         pipeline = _tried_once(load_pipeline(compiled_path("training")))
@@ -98,24 +125,34 @@ def main(directory: Path, weather: Path) -> int:
             name: _stand_in(name, Path(shims), directory, cluster, settings)
             for name in pipeline.images()
         }
-        try:
-            record = run_pipeline(
-                pipeline,
-                arguments,
-                state,
-                stand_ins.__getitem__,
-                Tell(),
-                caching=False,
-            )
-        except PipelineFailed as error:
-            print(f"failed: {error}")
-            return 1
-        for decision in record.decisions():
-            print(decision["summary"])
-        print(f"requests answered by version: {dict(controllers.answered)}")
-        package = volumes / CLAIM / "published" / loop.name / "1"
-        print(f"model server: {check_served(package, loop.name, USER)}")
+
+        def run(**changed: Any) -> RunRecord:
+            given = arguments | changed
+            return run_pipeline(pipeline, given, state, stand_ins.__getitem__, Tell())
+
+        with kserve(api, factory=servers.start) as controllers, controllers.running(0.1):
+            try:
+                print("── the first version", flush=True)
+                _tell(run(epochs=FEW_EPOCHS))
+                print("── the second version", flush=True)
+                decided = _tell(run())
+            except PipelineFailed as error:
+                print(f"failed: {error}")
+                return 1
+            print(f"requests answered by version: {dict(controllers.answered)}")
+            if not decided.get("comparison") == decided.get("rollout") == "pass":
+                print("failed: the second version was not compared, or its canary did not pass")
+                return 1
+        for package, url in servers.urls.items():
+            print(f"model server: {check_golden(package, loop.service, url)}")
     return 0
+
+
+def _tell(record: RunRecord) -> dict[str, str]:
+    """Prints what the gates of a run decided, and returns it by gate."""
+    for decision in record.decisions():
+        print(decision["summary"], flush=True)
+    return {decision["gate"]: decision["decision"] for decision in record.decisions()}
 
 
 def _settings(pipeline: PipelineSpec) -> list[str]:
@@ -136,7 +173,7 @@ def _stand_in(
         *(f"--user={USER}", "--cap-drop=all", "--security-opt=no-new-privileges"),
         f"--network={'host' if deploys else 'none'}",
         f"--volume={volume}:{volume}",
-        *(f"--env={key}={value}" for key, value in cluster.items() if deploys),
+        *(f"--env={key}={value}" for key, value in cluster.items()),
         # Those that the runner has set for a step.
         *(f"--env={key}" for key in settings),
     ]
@@ -158,12 +195,6 @@ def _doubles() -> tuple[Callable[..., Any], Callable[..., Any]]:
     from doubles import ApiServer, KServe
 
     return ApiServer, KServe
-
-
-def _model(path: str, annotations: dict[str, str]) -> Any:
-    from doubles import model_for
-
-    return model_for(path, annotations)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves a model package in the `serving` image, started as the ServingRuntime starts it.
+"""Containers of the `serving` image, started as the manifests start them.
 
 The process needs httpx and pyarrow, as the deployment family's environment has them.
 """
@@ -7,55 +7,135 @@ The process needs httpx and pyarrow, as the deployment family's environment has 
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from kfloop.components.images import image
 
-RUNTIME = Path(__file__).parents[2] / "serving" / "manifests" / "runtimes" / "kfloop.yaml"
-PACKAGE = "/mnt/models"
-READY_SECONDS, STOP_SECONDS = 120.0, 30.0
+MANIFESTS = Path(__file__).parents[2] / "serving" / "manifests"
+READY_SECONDS, STOP_SECONDS = 120.0, 60.0
 
 
-def check_served(package: Path, name: str, user: str) -> str:
-    """Asks the model server in its container for the package's golden rows, and stops it.
+@contextmanager
+def model_server(
+    package: Path, service: str, user: str, payload_logger: str = "", namespace: str = ""
+) -> Iterator[str]:
+    """Serves a model package as the ServingRuntime does, until the block ends.
 
     Args:
         package: The package's directory, which the container reads only.
-        name: Name of the model.
+        service: Name of the InferenceService.
         user: Whom the container runs as, `UID:GID`.
+        payload_logger: Address of the payload logger that gets requests and answers.
+        namespace: Of the service; it is the pod's.
+
+    Yields:
+        The server's address, once it is ready.
+
+    Raises:
+        AssertionError: If the server does not get ready, or does not end well when it is stopped.
+    """
+    (container,) = _document("runtimes/kfloop.yaml")["containers"]
+    mount = f"--volume={package}:/mnt/models:ro"
+    variables = {"KFLOOP_PAYLOAD_LOGGER": payload_logger, "POD_NAMESPACE": namespace}
+    port, grpc_port = _free_port(), _free_port()
+    command = [
+        *_run(user, mount, *(f"--env={key}={value}" for key, value in variables.items())),
+        *container["command"],
+        *(arg.replace("{{.Name}}", service) for arg in container["args"]),
+        # The manifest's are for a pod of its own; the last one counts.
+        *("--host=127.0.0.1", f"--http_port={port}", f"--grpc_port={grpc_port}"),
+    ]
+    with _started(command, port, "/v2/health/ready") as url:
+        yield url
+
+
+@contextmanager
+def payload_logger(directory: Path, user: str) -> Iterator[str]:
+    """Writes the inference log into a directory as the payload logger does, until the block ends.
+
+    Args:
+        directory: The logs' directory, which the user of the container can write.
+        user: Whom the container runs as, `UID:GID`.
+
+    Yields:
+        The logger's address, once it is ready.
+
+    Raises:
+        AssertionError: If it does not get ready, or does not end well when it is stopped.
+    """
+    pod = _document("payload-logger/deployment.yaml")["template"]["spec"]
+    (container,) = pod["containers"]
+    port = _free_port()
+    command = [
+        *_run(user, f"--volume={directory}:/log"),
+        *(*container["command"], *container["args"], "--host=127.0.0.1", f"--port={port}"),
+    ]
+    with _started(command, port, "/healthz") as url:
+        yield url
+
+
+def answers(url: str, service: str, output: str) -> Callable[[list[Any]], list[Any]]:
+    """Returns what asks a model server for the predictions of V1 instances.
+
+    Args:
+        url: The server's address.
+        service: Name of the model.
+        output: What the server calls a prediction.
+    """
+    import httpx
+
+    client = httpx.Client(base_url=url, trust_env=False, timeout=30.0)
+
+    def ask(rows: list[Any]) -> list[Any]:
+        response = client.post(f"/v1/models/{service}:predict", json={"instances": rows})
+        if response.status_code != httpx.codes.OK:
+            raise RuntimeError(response.text)
+        return [each[output] for each in response.json()["predictions"]]
+
+    return ask
+
+
+def check_golden(package: Path, service: str, url: str) -> str:
+    """Asks a model server for its package's golden rows, on V1 and on V2.
 
     Returns:
         What was answered, a sentence.
 
     Raises:
-        AssertionError: If the server does not get ready, answers otherwise than the model did when
-            it was trained, or does not end well when it is told to stop.
+        AssertionError: If it answers otherwise than the model did when it was trained.
     """
-    port, grpc_port = _free_port(), _free_port()
-    server = subprocess.Popen(
-        [
-            *("podman", "run", "--rm", "--pull=never", "--read-only", "--tmpfs=/tmp:exec"),
-            *(f"--user={user}", "--cap-drop=all", "--security-opt=no-new-privileges"),
-            *("--network=host", f"--volume={package}:{PACKAGE}:ro", image("serving")),
-            *_command(name),
-            # The manifest's are for a pod of its own; the last one counts.
-            *("--host=127.0.0.1", f"--http_port={port}", f"--grpc_port={grpc_port}"),
-        ]
-    )
-    try:
-        answered = _ask(package, name, f"http://127.0.0.1:{port}", server)
-    finally:
-        server.terminate()
-        status = server.wait(STOP_SECONDS)
-    assert status == 0, f"the model server ended with status {status}"
-    return answered
+    from kfloop.components.contracts.model_package import GOLDEN
+    from kfloop.components.deployment.client import ServiceClient
+    from kfloop.components.deployment.packages import package_rows, read_package
+    from kfloop.components.deployment.smoke_test import TOLERANCE, request_columns
+
+    model = read_package(str(package))
+    rows, expected = package_rows(str(package), GOLDEN, request_columns(model), 100)
+    with ServiceClient(url, service) as client:
+        for answer in (client.predict(rows), client.infer(rows, model)):
+            assert answer.ok, answer
+            assert answer.model_version == model.version, answer
+            assert len(answer.predictions) == len(expected), answer
+            worst = max(abs(a - b) for a, b in zip(answer.predictions, expected, strict=True))
+            assert worst <= TOLERANCE * max(1.0, *map(abs, expected)), f"off by {worst}"
+    return f"version {model.version} answered {len(rows)} golden rows on V1 and V2 as in training"
 
 
-def _command(name: str) -> list[str]:
-    (container,) = yaml.safe_load(RUNTIME.read_text(encoding="utf-8"))["spec"]["containers"]
-    return [*container["command"], *(arg.replace("{{.Name}}", name) for arg in container["args"])]
+def _document(name: str) -> Any:
+    return yaml.safe_load((MANIFESTS / name).read_text(encoding="utf-8"))["spec"]
+
+
+def _run(user: str, *options: str) -> list[str]:
+    return [
+        *("podman", "run", "--rm", "--pull=never", "--read-only", "--tmpfs=/tmp:exec"),
+        *(f"--user={user}", "--cap-drop=all", "--security-opt=no-new-privileges"),
+        *("--network=host", *options, image("serving")),
+    ]
 
 
 def _free_port() -> int:
@@ -64,25 +144,29 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _ask(package: Path, name: str, url: str, server: subprocess.Popen[bytes]) -> str:
-    # Not to be had in the driver's own environment.
-    from kfloop.components.contracts.model_package import GOLDEN
-    from kfloop.components.deployment.client import ServiceClient
-    from kfloop.components.deployment.packages import package_rows, read_package
-    from kfloop.components.deployment.smoke_test import TOLERANCE, request_columns
+@contextmanager
+def _started(command: list[str], port: int, ready: str) -> Iterator[str]:
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(command)
+    try:
+        _wait(process, url + ready)
+        yield url
+    finally:
+        process.terminate()
+        status = process.wait(STOP_SECONDS)
+    assert status == 0, f"{command[-4:]} ended with status {status}"
 
-    model = read_package(str(package))
-    rows, expected = package_rows(str(package), GOLDEN, request_columns(model), 100)
-    with ServiceClient(url, name) as client:
-        until = time.monotonic() + READY_SECONDS
-        while not client.state().ok:
-            assert server.poll() is None, "the model server ended before it was ready"
-            assert time.monotonic() < until, f"the model server is not ready: {client.state()}"
-            time.sleep(0.5)
-        for answer in (client.predict(rows), client.infer(rows, model)):
-            assert answer.ok, answer
-            assert answer.model_version == model.version, answer
-            assert len(answer.predictions) == len(expected), answer
-            worst = max(abs(a - b) for a, b in zip(answer.predictions, expected, strict=True))
-            assert worst <= TOLERANCE * max(1.0, *map(abs, expected)), f"off by {worst}"
-    return f"version {model.version} answered {len(rows)} golden rows on V1 and V2 as in training"
+
+def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
+    import httpx
+
+    until = time.monotonic() + READY_SECONDS
+    while True:
+        assert process.poll() is None, f"what should answer at {url} ended before it was ready"
+        try:
+            if httpx.get(url, trust_env=False).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < until, f"nothing answers at {url}"
+        time.sleep(0.5)

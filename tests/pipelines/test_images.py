@@ -208,6 +208,15 @@ def test_the_dockerfiles_base_has_a_version_and_its_user_is_a_number_other_than_
     assert stages[-1] == "FROM image"
 
 
+def test_a_model_records_the_commit_that_its_image_was_built_from():
+    lines = dockerfile()
+    stage = lines[lines.index("FROM whole AS image") :]
+    stage = stage[: next(at for at, line in enumerate(stage[1:], 1) if line.startswith("FROM"))]
+    assert stage.index("ARG REVISION") < stage.index("ENV KFLOOP_GIT_COMMIT=${REVISION}")
+    recorded = (ROOT / "components" / "training" / "record.py").read_text()
+    assert 'git_commit=os.environ.get("KFLOOP_GIT_COMMIT", "")' in recorded
+
+
 def test_the_build_context_is_an_allow_list():
     lines = [
         line

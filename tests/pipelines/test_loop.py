@@ -52,6 +52,13 @@ def test_reads_a_loop_and_keeps_dates_as_text(write):
     assert base.is_dir()
 
 
+def test_what_lies_on_a_volume_is_for_the_pods_to_find(write):
+    text = GOOD.replace("trips.csv", "/data/trips.csv") + "volumes: {trips: {path: /data}}\n"
+    assert load_loop(write(text))[0].sources["trips"].uri == "/data/trips.csv"
+    with pytest.raises(InputError, match=r"line 4: .*there is no /data/trips\.csv"):
+        load_loop(write(text.replace("path: /data", "path: /dat")))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
@@ -70,6 +77,11 @@ def test_reads_a_loop_and_keeps_dates_as_text(write):
         ("training:", "split: {at: June}\ntraining:", "line 10: split.at: .*like 2013-06-01"),
         ("training:", "split: {fraction: 1.5}\ntraining:", "line 10: split.fraction"),
         ("entities: [station]", "entities: station", "line 9: examples.entities: .*list"),
+        (
+            "training:",
+            "features: {repo: 's3://bucket/repo', service: a}\ntraining:",
+            "line 10: features.repo: .*not read from s3://; give a directory, .* or gs://",
+        ),
     ],
 )
 def test_names_a_mistake_by_key_and_line(write, old, new, sentence):

@@ -2,6 +2,7 @@
 """serving/manifests builds, names what is there, and fits Kubernetes' own models."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,9 @@ MANIFESTS = Path(__file__).parents[2] / "serving" / "manifests"
 FOLDERS = ("accounts", "monitoring", "network", "payload-logger", "rbac", "runtimes")
 # Applied by whoever administers KServe or uses Trainer or Katib, and files of other tools.
 APART = {"config-reader.yaml", "training.yaml"}
+
+REAL = os.environ.get("KFLOOP_TEST_KUBECONFIG", "")
+REAL_NAMESPACE = os.environ.get("KFLOOP_TEST_NAMESPACE", "")
 
 # The Prometheus operator's.
 OPERATOR = (
@@ -179,3 +183,20 @@ def test_kustomize_builds_the_same_and_a_dry_run_takes_it(folder, tmp_path):
         config = f"--kubeconfig={api.kubeconfig(tmp_path / 'kubeconfig', 'ml')}"
         told = run(config, "apply", "--dry-run=client", "--validate=false", "-k", str(folder))
     assert told.count("created (dry run)") == len(made)
+
+
+@pytest.mark.skipif(not REAL, reason="KFLOOP_TEST_KUBECONFIG is not set: there is no cluster here")
+@pytest.mark.parametrize("folder", [*FOLDERS, *sorted(APART)])
+def test_a_real_cluster_takes_each_manifest(folder):
+    """Its own checks, those of KServe's webhooks, and of the operator's definitions."""
+    path = MANIFESTS / ("rbac" if folder in APART else "") / folder
+    # What names its namespace itself cannot be given another.
+    place = [] if folder == "config-reader.yaml" else ["-n", REAL_NAMESPACE]
+    command = ["kubectl", f"--kubeconfig={REAL}", "apply", "--dry-run=server", *place]
+    command += ["-k" if path.is_dir() else "-f", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if folder == "monitoring" and "monitoring.coreos.com" in done.stderr:
+        pytest.skip("the Prometheus operator is not installed there")
+    assert done.returncode == 0, done.stderr
+    wanted = built(path) if path.is_dir() else documents(path)
+    assert done.stdout.count("(server dry run)") == len(wanted), done.stdout

@@ -5,6 +5,7 @@ With KFLOOP_TEST_KFP_HOST the first tests ask that API too, in experiments of th
 of which only the empty ones are left.
 """
 
+import shutil
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.catalogue import compiled_path
 from kfloop.pipelines.cron import next_times, to_kfp
 from kfloop.pipelines.kfp_client import connect
 from kfloop.pipelines.schedule_file import load_schedules
@@ -119,7 +121,7 @@ def test_changed_content_is_shown_and_replaces_the_old_one_without_deleting_it(a
     told = anywhere.kfloop("plan", changed)
     assert 'parameters.reason: "drill" → "exercise"' in told
     assert 'cron: "0 0 6 * * 1,2,3,4,5" → "0 30 7 * * 1,2,3,4,5"' in told
-    assert "spec:" not in told
+    assert "spec:" not in told and "service_account:" not in told
     anywhere.kfloop("apply", changed)
     assert anywhere.enabled() == {"drill": False, "exercise": True}
 
@@ -232,6 +234,14 @@ def test_caching_off_reaches_nested_tasks_and_parameters_come_from_the_loop(api,
     assert "enableCache" not in str(running["pipeline_spec"])
     assert running["runtime_config"]["parameters"]["model_repository"] == "gs://bikes/models"
     assert running["trigger"]["periodic_schedule"]["interval_second"] == "86400"
+
+
+def test_the_pods_of_a_pipeline_of_ones_own_get_what_the_loop_file_says(api, kfloop, tmp_path):
+    shutil.copy(compiled_path("rollback"), tmp_path / "own.yaml")
+    (tmp_path / "loop.yaml").write_text(BIKES + "volumes: {state: {path: /state}}\n")
+    kfloop("apply", FILE.replace("rollback\n", "own.yaml\n    loop: loop.yaml\n", 1))
+    (made,) = api.recurring_runs()
+    assert "'constant': 'state', 'mountPath': '/state'" in str(made["pipeline_spec"])
 
 
 def test_a_token_comes_from_the_environment(api, kfloop, monkeypatch):

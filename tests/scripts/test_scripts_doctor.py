@@ -57,6 +57,21 @@ def programmed(api: ApiServer, status: str) -> None:
     api.set_status("gateways", "kserve-ingress-gateway", "kserve", {"conditions": [condition]})
 
 
+def controller(api: ApiServer, tag: str) -> None:
+    """KServe's own Deployment, as its manifests make it."""
+    container = {"name": "manager", "image": f"kserve/kserve-controller:{tag}"}
+    labels = {"control-plane": "kserve-controller-manager"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    api.create(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "kserve-controller-manager", "namespace": "kserve"},
+            "spec": {"selector": {"matchLabels": labels}, "template": template},
+        }
+    )
+
+
 def gpus(api: ApiServer, count: int) -> None:
     api.set_status("nodes", "gpu", "", {"allocatable": {"nvidia.com/gpu": str(count)}})
 
@@ -70,7 +85,11 @@ def kfp():
 @pytest.fixture
 def api(tmp_path, monkeypatch):
     """A cluster that lacks nothing."""
-    with ApiServer(namespaces=["ml"]) as api, KServe(api, mode="Standard", gateway_api=True):
+    with (
+        ApiServer(namespaces=["ml"]) as api,
+        KServe(api, mode="Standard", gateway_api=True) as kserve,
+    ):
+        kserve.config("ingress", {"disableIstioVirtualHost": True})
         monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path / "kubeconfig", "ml")))
         api.register(Resource("monitoring.coreos.com", "v1", "prometheusrules", "PrometheusRule"))
         identity = {"iam.gke.io/gcp-service-account": "ml@bikes.iam.gserviceaccount.com"}
@@ -151,6 +170,9 @@ def ingress(**values: object):
         (ingress(enableGatewayApi=False), "KServe mode: .*set enableGatewayApi: true"),
         (ingress(kserveIngressGateway="a/b"), "Gateway: .*names a/b, which is not there"),
         (lambda api, kfp: programmed(api, "False"), "Gateway: .*is not programmed: why"),
+        (lambda api, kfp: controller(api, "v0.20.1"), "KServe mode: KServe 0.20 gives a canary no"),
+        (lambda api, kfp: api.faults.storm(1.0, [500], verb="create", resource="inferenceservices"),
+         "KServe: it takes no InferenceService; does its controller run"),
         (remove("servingruntimes", "kfloop"), "ServingRuntime: .*apply -n ml -k .*runtimes"),
         (remove("rolebindings", "kfloop-deployment"), "role: pipeline-runner has not the Role"),
         (remove("prometheusrules", "kfloop"), "Prometheus: .*manifests/monitoring"),
@@ -165,6 +187,12 @@ def test_each_thing_that_is_missing_is_one_line_with_its_remedy(api, kfp, told, 
     lines, broken = told()
     assert broken
     assert re.match(f"fix  {line}", only(lines, "fix")), "\n".join(lines)
+
+
+def test_events_that_will_be_dropped_are_noted(api, kfp, told):
+    ingress(disableIstioVirtualHost=False)(api, kfp)
+    lines, broken = told()
+    assert not broken and "set disableIstioVirtualHost: true" in only(lines, "note")
 
 
 def test_no_kserve_is_told_once(api, told):
@@ -257,6 +285,9 @@ def test_no_cluster_is_told_and_nothing_below_it(kfp, told, monkeypatch, tmp_pat
 
 def test_without_any_address_the_kfp_api_is_one_line_of_ours(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    # kfp's client looked at the variable when it was imported.
+    default = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(default, str(tmp_path / "absent"))
     monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
     lines = CliRunner().invoke(doctor, []).output.splitlines()
     assert all(line.startswith(("ok   ", "fix  ", "note ")) for line in lines), lines

@@ -17,7 +17,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.image_check import conflicts, import_all, main, modules_of
 from kfloop.components.image_inventory import inventory
-from kfloop.components.images import VERSION, image
+from kfloop.components.images import IMAGES, VERSION, image
 from kfloop.pipelines.local.environment_build import uv_path
 from kfloop.scripts.image_engine import index_settings, secrets
 from kfloop.scripts.image_sbom import bill_of_materials
@@ -76,6 +76,12 @@ def test_without_a_name_every_family_is_built_and_no_variant():
     ]
     assert len(tags) == 8
     assert not [tag for tag in tags if tag.count("-") > 2]
+
+
+def test_buildah_keeps_the_packages_in_a_layer_of_their_own():
+    (command,) = commands("build", "data", "--engine", "buildah")
+    assert command[:2] == ["buildah", "build"]
+    assert "--layers" in command
 
 
 def test_variants_bases_networks_and_tests_are_passed_on(monkeypatch):
@@ -151,10 +157,32 @@ def test_digests_of_what_was_pushed_are_kept_for_the_compiler(engines, tmp_path,
     assert image("data") == f"registry.example.com/ml/data@{DIGEST}"
 
 
+def test_docker_tells_the_digest_of_this_push_and_not_of_another(engines, monkeypatch):
+    engines("docker", f"echo '{VERSION}: digest: {DIGEST} size: 1060'")
+    monkeypatch.setenv("KFLOOP_IMAGE_PREFIX", "registry.example.com/ml")
+    told = call("push", "data", "--engine", "docker").output
+    assert told.splitlines()[-1] == f"registry.example.com/ml/data:{VERSION}  {DIGEST}"
+    engines("docker", "exit 0")
+    with pytest.raises(InputError, match=r"docker has pushed .*/data.* but tells no digest"):
+        call("push", "data", "--engine", "docker")
+
+
 def test_the_list_names_every_image_and_says_why_it_knows_no_sizes(engines):
     told = call("list").output
     assert f"kfloop/training:{VERSION}-cuda" in told
+    assert f"kfloop/validation:{VERSION}-fallback" in told
     assert "sizes are not known: Images are built by docker" in told
+
+
+def test_the_list_leaves_nothing_out_however_long_it_is(engines, tmp_path, monkeypatch):
+    monkeypatch.setenv("KFLOOP_IMAGE_PREFIX", "registry.example.com/a-long-name/of-a-team")
+    file = tmp_path / "digests.json"
+    file.write_text(json.dumps(dict.fromkeys(IMAGES, DIGEST)))
+    monkeypatch.setenv("KFLOOP_IMAGE_DIGESTS", str(file))
+    engines("podman", """echo '[{"Size": 12345678901}]'""")
+    lines = call("list").output.splitlines()[1:]
+    assert len(lines) == len(IMAGES)
+    assert all(line.split()[-3:] == [DIGEST, "12,346", "MB"] for line in lines)
 
 
 def test_the_list_tells_the_size_of_what_is_here(engines):

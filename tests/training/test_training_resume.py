@@ -23,43 +23,41 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_training_resume import SLOW, Workspace, binary_table
 workspace = Workspace(Path(sys.argv[2]))
-workspace.train(binary_table(), sys.argv[3], checkpoint_uri=sys.argv[4], input=sys.argv[5], **SLOW)
+workspace.train(binary_table(), "model", checkpoint_uri=sys.argv[3], input=sys.argv[4], **SLOW)
 """
 
 
-def start(root: Path, name: str, checkpoint: str, data: str) -> subprocess.Popen[str]:
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-u", "-c", TRAIN, here, str(root), name, checkpoint, data]
-    # The tests' own packages, pytest among them, are on the path of this process only.
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
-
-
 @pytest.mark.parametrize("data", ["memory", "stream"])
-def test_killed_in_an_epoch_and_run_again_it_ends_with_the_same_loss(tmp_path, data):
+def test_killed_in_an_epoch_and_run_again_it_ends_with_the_same_loss(tmp_path, capsys, data):
     checkpoint = tmp_path / "checkpoint"
-    process = start(tmp_path, "killed", str(checkpoint), data)
+    here = str(Path(__file__).parent)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", TRAIN, here, str(tmp_path), str(checkpoint), data],
+        stdout=subprocess.PIPE,
+        text=True,
+        # The tests' own packages, pytest among them, are on the path of this process only.
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     for line in process.stdout:
         if line.startswith("Epoch 2/6"):
             break
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not (tmp_path / "killed").exists()
+    assert not (tmp_path / "model").exists()
     state = checkpoint / "training-checkpoint.npz"
     assert state.is_file()
 
-    again = start(tmp_path, "killed", str(checkpoint), data)
-    printed, _ = again.communicate()
-    assert again.returncode == 0
+    workspace = Workspace(tmp_path)
+    again = workspace.train(binary_table(), checkpoint_uri=str(checkpoint), input=data, **SLOW)
+    printed = capsys.readouterr().out
     assert "Going on after epoch 2 of the checkpoint." in printed
     assert "Epoch 3/6" in printed
     assert "Epoch 2/6" not in printed
     assert not state.exists()
+    assert read_model_json(tmp_path / "model") == again
 
-    whole = start(tmp_path, "whole", "", data)
-    whole.communicate()
-    metrics = [read_model_json(tmp_path / name).metrics for name in ("killed", "whole")]
-    assert metrics[0] == metrics[1]
+    whole = workspace.train(binary_table(), "whole", input=data, **SLOW)
+    assert again.metrics == whole.metrics
 
 
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path, capsys, monkeypatch):

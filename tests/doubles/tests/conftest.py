@@ -2,6 +2,7 @@
 """A server to probe: always the double, and a real one where KFLOOP_TEST_KUBECONFIG names it."""
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,17 @@ class Cluster:
         return self.custom.create_namespaced_custom_object(
             *self.where, isvc(name, self.namespace, uri), **options
         )
+
+    def settled(self) -> dict[str, Any]:
+        """Creates a service; at a real server returns it once KServe's controller has written."""
+        made = self.create()
+        while self.double is None:
+            time.sleep(3)
+            found = self.get()
+            if found["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]:
+                break
+            made = found
+        return made
 
     def get(self, name: str = "m") -> dict[str, Any]:
         return self.custom.get_namespaced_custom_object(*self.where, name)

@@ -118,7 +118,7 @@ def test_status_and_spec_are_written_apart(cluster: Cluster) -> None:
 
 
 def test_a_replacement_of_an_old_version_is_a_conflict(cluster: Cluster) -> None:
-    stale = cluster.create()
+    stale = cluster.settled()
     cluster.patch({"metadata": {"labels": {"a": "b"}}})
     with pytest.raises(ApiException) as raised:
         cluster.custom.replace_namespaced_custom_object(*cluster.where, "m", stale)
@@ -136,7 +136,7 @@ def test_a_replacement_of_an_old_version_is_a_conflict(cluster: Cluster) -> None
 
 
 def test_a_replacement_needs_a_version_and_a_patch_may_name_one(cluster: Cluster) -> None:
-    made = cluster.create()
+    made = cluster.settled()
     blind = isvc(namespace=cluster.namespace)
     with pytest.raises(ApiException) as raised:
         cluster.custom.replace_namespaced_custom_object(*cluster.where, "m", blind)
@@ -222,7 +222,7 @@ def test_a_dry_run_is_checked_and_not_kept(cluster: Cluster) -> None:
 
 
 def test_a_watch_tells_what_happens_after_a_version(cluster: Cluster) -> None:
-    cluster.create()
+    cluster.settled()
     listed = cluster.custom.list_namespaced_custom_object(*cluster.where)
 
     def act() -> None:
@@ -241,6 +241,8 @@ def test_a_watch_tells_what_happens_after_a_version(cluster: Cluster) -> None:
         )
     ]
     timer.join()
+    if cluster.double is None:  # KServe's controller takes its finalizer away
+        seen = list(dict.fromkeys(seen))
     assert seen == ["MODIFIED", "DELETED"]
 
 
