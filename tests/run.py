@@ -159,6 +159,8 @@ def _run_section(
         variables = environments.task_environment(made[section.family])
     else:
         python, variables = Path(sys.executable), dict(os.environ)
+    # What a user's pipelines are compiled with is nothing to the tests.
+    variables = {k: v for k, v in variables.items() if not k.startswith("KFLOOP_IMAGE_")}
     variables["KFLOOP_CACHE"] = str(environments.cache_directory())
     if "serving" in made:
         variables["KFLOOP_SERVING_PYTHON"] = str(made["serving"].python)

@@ -241,7 +241,11 @@ def test_the_pods_of_a_pipeline_of_ones_own_get_what_the_loop_file_says(api, kfl
     (tmp_path / "loop.yaml").write_text(BIKES + "volumes: {state: {path: /state}}\n")
     kfloop("apply", FILE.replace("rollback\n", "own.yaml\n    loop: loop.yaml\n", 1))
     (made,) = api.recurring_runs()
-    assert "'constant': 'state', 'mountPath': '/state'" in str(made["pipeline_spec"])
+    platforms = made["pipeline_spec"]["platform_spec"]["platforms"]
+    settings = platforms["kubernetes"]["deploymentSpec"]["executors"].values()
+    assert settings
+    for each in settings:
+        assert each["pvcMount"] == [{"constant": "state", "mountPath": "/state"}]
 
 
 def test_a_token_comes_from_the_environment(api, kfloop, monkeypatch):
