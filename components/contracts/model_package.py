@@ -33,6 +33,7 @@ FEATURE_TYPES = ("float", "int", "bool", "string")
 SAVED_MODEL = "1"
 ONNX = "onnx/model.onnx"
 ONNX_ABOUT = "onnx/onnx.json"
+EVALUATION = "evaluation.json"
 REFERENCE = "reference/reference.parquet"
 GOLDEN = "reference/golden.parquet"
 REQUEST = "reference/request.json"

@@ -18,7 +18,14 @@ import pyarrow.fs as pafs
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path
-from kfloop.components.contracts.model_package import GOLDEN, REFERENCE, REQUEST
+from kfloop.components.contracts.model_package import (
+    EVALUATION,
+    GOLDEN,
+    REFERENCE,
+    REQUEST,
+    ModelPackage,
+    read_model_json,
+)
 
 # Where claims are mounted in the pods of a pipeline: pvc://CLAIM/PATH is ROOT/CLAIM/PATH there.
 PVC_ROOT = "KFLOOP_PVC_ROOT"
@@ -28,7 +35,16 @@ MAX_CHARACTERS = 300
 # Arrow's own limit is 15 minutes.
 RETRY_TIME = timedelta(seconds=60)
 # The small ones: the rest is the model itself.
-FILES = ("model.json", "evaluation.json", REFERENCE, GOLDEN, REQUEST)
+FILES = ("model.json", EVALUATION, REFERENCE, GOLDEN, REQUEST)
+
+
+def read_package(model_uri: str) -> ModelPackage:
+    """Reads `model.json` of a published package.
+
+    Raises:
+        InputError: If it cannot be read, or is not a package.
+    """
+    return read_model_json(package_directory(model_uri))
 
 
 def package_directory(model_uri: str, whole: bool = False, name: str = "model_uri") -> Path:

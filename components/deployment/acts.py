@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from kfloop.components.contracts.deployment_record import Rollout, Target
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.deployment.autoscaling import require_mode
 from kfloop.components.deployment.backend import Backend, require_service
 from kfloop.components.deployment.manifest import (
@@ -26,7 +27,6 @@ from kfloop.components.deployment.manifest import (
     with_share,
     without_canary,
 )
-from kfloop.components.deployment.packages import read_package
 from kfloop.components.deployment.resources import PredictorOptions
 from kfloop.components.deployment.targets import MODEL_ANNOTATION, target_of
 from kfloop.components.deployment.wait import RolloutError, wait_for_share, wait_for_version

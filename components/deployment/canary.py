@@ -26,6 +26,7 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_text
 from kfloop.components.contracts.inference_log import REPLAYED_PREFIX
 from kfloop.components.contracts.model_package import REFERENCE
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.deployment.backend import Backend, connect, require_service
 from kfloop.components.deployment.canary_checks import (
     QUANTILES,
@@ -46,7 +47,7 @@ from kfloop.components.deployment.manifest import (
     record_of,
     traffic_of,
 )
-from kfloop.components.deployment.packages import Instance, package_rows, read_package
+from kfloop.components.deployment.packages import Instance, package_rows
 from kfloop.components.deployment.replay import Replayed, send
 from kfloop.components.deployment.sequential import ALPHA
 from kfloop.components.deployment.smoke_test import request_columns

@@ -3,9 +3,9 @@
 
 import os
 
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.deployment.backend import connect
 from kfloop.components.deployment.manifest import record_of
-from kfloop.components.deployment.packages import read_package
 from kfloop.components.deployment.registry import OFF, find_registered, open_existing
 
 CHAMPION = "champion"

@@ -9,15 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kfloop.components.contracts.model_package import PREDICTION, ModelPackage, read_model_json
+from kfloop.components.contracts.model_package import PREDICTION
 from kfloop.components.contracts.package_storage import package_directory
 
 Instance = dict[str, Any]
-
-
-def read_package(model_uri: str) -> ModelPackage:
-    """Reads `model.json` of a published package; `model_uri` is what publish_model returned."""
-    return read_model_json(package_directory(model_uri))
 
 
 def package_rows(

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import local_path, write_json
 from kfloop.components.contracts.model_package import (
+    EVALUATION,
     GOLDEN,
     REFERENCE,
     REQUEST,
@@ -25,7 +26,6 @@ from kfloop.components.deployment.packages import package_rows
 from kfloop.components.deployment.publish_remote import publish_remote
 from kfloop.components.deployment.smoke_test import request_columns
 
-EVALUATION = "evaluation.json"
 SCRATCH_PREFIX = ".publishing-"
 ABANDONED_AFTER_SECONDS = 24 * 3600
 

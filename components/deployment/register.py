@@ -8,9 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kfloop.components.contracts.files import local_path, read_json
-from kfloop.components.contracts.model_package import ModelPackage
-from kfloop.components.contracts.package_storage import package_directory
-from kfloop.components.deployment.packages import read_package
+from kfloop.components.contracts.model_package import EVALUATION, ModelPackage
+from kfloop.components.contracts.package_storage import package_directory, read_package
 from kfloop.components.deployment.registry import OFF, URI_TAG, Version, open_registry
 
 
@@ -53,7 +52,7 @@ def register_model(
         dict(flatten_metrics(document)),
         package.hyperparameters,
         _datasets(package, document),
-        {"model.json": directory / "model.json", "evaluation.json": Path(evaluation)},
+        {"model.json": directory / "model.json", EVALUATION: Path(evaluation)},
     )
     registered = registry.register(version)
     print(f"{uri} is {registered} in the registry.", flush=True)

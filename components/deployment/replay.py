@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 
 from kfloop.components.contracts.dataset import dataset_files, require_columns, row_count
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.deployment.backend import connect, require_service
 from kfloop.components.deployment.client import NO_ANSWER, ServiceClient
 from kfloop.components.deployment.manifest import record_of
-from kfloop.components.deployment.packages import Instance, instances_of, read_package
+from kfloop.components.deployment.packages import Instance, instances_of
 from kfloop.components.deployment.smoke_test import request_columns
 from kfloop.components.deployment.wait import ensure_live
 

@@ -9,10 +9,11 @@ from kfloop.components.contracts.decision import Decision, Reason, outcome_of, w
 from kfloop.components.contracts.deployment_record import Target
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import GOLDEN, ModelPackage
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.deployment.backend import Backend, connect, require_service
 from kfloop.components.deployment.client import Answer, ServiceClient
 from kfloop.components.deployment.manifest import Manifest, record_of
-from kfloop.components.deployment.packages import Instance, package_rows, read_package
+from kfloop.components.deployment.packages import Instance, package_rows
 from kfloop.components.deployment.resources import KFLOOP
 from kfloop.components.deployment.wait import (
     TIMEOUT_SECONDS,

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from kfloop.components.contracts.deployment_record import Target
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import GOLDEN
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.deployment.backend import Backend, PredictorStatus, ServiceStatus
 from kfloop.components.deployment.client import ServiceClient
 from kfloop.components.deployment.manifest import Manifest, record_of
-from kfloop.components.deployment.packages import package_rows, read_package
+from kfloop.components.deployment.packages import package_rows
 from kfloop.components.deployment.resources import KFLOOP
 
 TIMEOUT_SECONDS = 300.0

@@ -24,10 +24,11 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_text
 from kfloop.components.contracts.inference_log import EVENT_TIME, MODEL_VERSION, STATUS
 from kfloop.components.contracts.model_package import PREDICTION, Feature, ModelPackage
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.monitoring import drift_page
 from kfloop.components.monitoring.compare import FLOORS, Comparison, Rules, compare
 from kfloop.components.monitoring.multivariate import classifier_check
-from kfloop.components.monitoring.package import read_package, read_reference
+from kfloop.components.monitoring.package import read_reference
 from kfloop.components.monitoring.trend import remember, trend
 from kfloop.components.monitoring.window import Window, answered, of_version, sample, texts
 

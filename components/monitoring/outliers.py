@@ -10,8 +10,9 @@ import pyarrow as pa
 from kfloop.components.contracts.dataset import read_dataset, write_dataset
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.inference_log import EVENT_TIME, REQUEST_ID, ROW
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.monitoring.multivariate import matrices
-from kfloop.components.monitoring.package import read_package, read_reference
+from kfloop.components.monitoring.package import read_reference
 from kfloop.components.monitoring.window import answered, sample
 
 SCORE, OUTLIER = "outlier_score", "outlier"

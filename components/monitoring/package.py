@@ -9,21 +9,11 @@ import pyarrow.parquet as pq
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import read_json
-from kfloop.components.contracts.model_package import REFERENCE, ModelPackage, read_model_json
+from kfloop.components.contracts.model_package import EVALUATION, REFERENCE
 from kfloop.components.contracts.package_storage import package_directory
 from kfloop.components.monitoring.metrics import Estimate
 
-EVALUATION = "evaluation.json"
 DEFAULT_THRESHOLD = 0.5
-
-
-def read_package(model_uri: str) -> ModelPackage:
-    """Reads `model.json` of a published package.
-
-    Raises:
-        InputError: If it is not a package.
-    """
-    return read_model_json(package_directory(model_uri))
 
 
 def read_reference(model_uri: str) -> pa.Table | None:

@@ -27,6 +27,7 @@ from kfloop.components.contracts.files import write_text
 from kfloop.components.contracts.inference_log import EVENT_TIME, MODEL_VERSION, STATUS
 from kfloop.components.contracts.metrics import HIGHER_IS_BETTER
 from kfloop.components.contracts.model_package import PREDICTION, ModelPackage
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.monitoring import performance_page
 from kfloop.components.monitoring.metrics import (
     Estimate,
@@ -36,7 +37,7 @@ from kfloop.components.monitoring.metrics import (
     multiclass_metrics,
     regression_metrics,
 )
-from kfloop.components.monitoring.package import read_package, read_release
+from kfloop.components.monitoring.package import read_release
 from kfloop.components.monitoring.window import (
     Numbers,
     Window,

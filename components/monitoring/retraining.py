@@ -24,8 +24,8 @@ from kfloop.components.contracts.decision import (
     write_decision,
 )
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.monitoring.history import Entry, open_history
-from kfloop.components.monitoring.package import read_package
 
 GATE = "retraining"
 RETRAIN, KEEP = "retrain", "keep"

@@ -20,6 +20,7 @@ import pytest
 from doubles import ApiServer, KServe
 from doubles.models import Predict, model_for
 
+from kfloop.components.contracts.decision import Decision
 from kfloop.components.contracts.deployment_record import DeploymentRecord
 from kfloop.components.contracts.model_package import (
     GOLDEN,
@@ -33,6 +34,7 @@ from kfloop.components.deployment.backend import connect
 from kfloop.components.deployment.client import ServiceClient
 from kfloop.components.deployment.manifest import record_of
 from kfloop.components.deployment.roll_back import roll_back_model
+from kfloop.components.deployment.roll_out import roll_out_model
 from kfloop.components.deployment.rollout import deploy_model, promote_model, shift_traffic
 from kfloop.components.deployment.smoke_test import smoke_test_model
 
@@ -94,6 +96,18 @@ class Bench:
     def deploy(self, version: int, percent: int = 0, **more: Any) -> str:
         more = {"timeout_seconds": TIMEOUT} | more
         return deploy_model(self.model(version), SERVICE, self.record_file, percent, **more)
+
+    def roll_out(self, version: int, steps: Sequence[int] = (), **more: Any) -> Decision:
+        return roll_out_model(
+            self.model(version),
+            SERVICE,
+            self.work / "decision.json",
+            self.work / "page.html",
+            self.record_file,
+            [*steps],
+            timeout_seconds=TIMEOUT,
+            **more,
+        )
 
     def smoke_test(self, version: int) -> str:
         made = smoke_test_model(SERVICE, self.model(version), self.work / "decision")

@@ -16,8 +16,8 @@ from kubernetes_bench import write_package
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import GOLDEN, REQUEST, SAVED_MODEL
-from kfloop.components.contracts.package_storage import package_directory
-from kfloop.components.deployment.packages import package_rows, read_package
+from kfloop.components.contracts.package_storage import package_directory, read_package
+from kfloop.components.deployment.packages import package_rows
 from kfloop.components.deployment.publish import publish_model
 
 REPOSITORY = "gs://models/published"

@@ -7,6 +7,7 @@ from model_registry_server import model_registry
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.model_package import Feature, ModelPackage, write_model_json
+from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.deployment.champion import update_champion
 from kfloop.components.deployment.manifest import (
     Manifest,
@@ -15,7 +16,6 @@ from kfloop.components.deployment.manifest import (
     restored,
     with_canary,
 )
-from kfloop.components.deployment.packages import read_package
 from kfloop.components.deployment.register import register_model
 from kfloop.components.deployment.registry import find_registered
 from kfloop.components.deployment.targets import target_of

@@ -4,25 +4,10 @@
 from pathlib import Path
 
 import pytest
-from kubernetes_bench import MODES, REAL, SERVICE, TIMEOUT, Bench, bench
+from kubernetes_bench import MODES, REAL, SERVICE, bench
 
-from kfloop.components.contracts.decision import Decision
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.deployment.backend import connect
-from kfloop.components.deployment.roll_out import roll_out_model
-
-
-def roll_out(cluster: Bench, version: int, **options) -> Decision:
-    return roll_out_model(
-        cluster.model(version),
-        SERVICE,
-        cluster.work / "decision.json",
-        cluster.work / "page.html",
-        cluster.record_file,
-        [],
-        timeout_seconds=TIMEOUT,
-        **options,
-    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -30,19 +15,19 @@ def test_a_model_is_rolled_out_shown_first_by_a_dry_run_and_rolled_back(
     mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with bench(mode, tmp_path) as cluster:
-        assert roll_out(cluster, 1).action == "deployed"
+        assert cluster.roll_out(1).action == "deployed"
         before = connect().get(SERVICE)
         capsys.readouterr()
         kind = {"Standard": "hpa", "Knative": "kpa"}[mode]
         scaling = {"class": kind, "min_replicas": 1, "max_replicas": 3, "target": 70}
         settings = {"autoscaling": scaling, "resources": {"limits": {"cpu": "1"}}}
-        assert roll_out(cluster, 2, predictor=settings, dry_run=True).action == "dry_run"
+        assert cluster.roll_out(2, predictor=settings, dry_run=True).action == "dry_run"
         told = capsys.readouterr().out
         assert "+    maxReplicas: 3" in told
         assert f"storageUri: {cluster.model(2)}" in told
         assert connect().get(SERVICE)["spec"] == before["spec"]
 
-        made = roll_out(cluster, 2, predictor=settings)
+        made = cluster.roll_out(2, predictor=settings)
         assert (made.decision, made.action) == ("pass", "promoted"), made.summary
         assert cluster.answering(10) == {"2": 10}
         assert connect().get(SERVICE)["spec"]["predictor"]["maxReplicas"] == 3
@@ -57,5 +42,5 @@ def test_an_autoscaler_of_the_other_mode_is_refused_before_anything_is_written(
 ) -> None:
     with bench("Standard", tmp_path) as cluster:
         with pytest.raises(InputError, match="class kpa is of Knative mode"):
-            roll_out(cluster, 1, predictor={"autoscaling": {"class": "kpa"}})
+            cluster.roll_out(1, predictor={"autoscaling": {"class": "kpa"}})
         assert connect().get(SERVICE) is None

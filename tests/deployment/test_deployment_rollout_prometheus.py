@@ -20,7 +20,6 @@ from kubernetes_bench import (
     REAL,
     ROW,
     SERVICE,
-    TIMEOUT,
     Bench,
     bench,
 )
@@ -30,7 +29,7 @@ from kfloop.components.deployment.backend import connect
 from kfloop.components.deployment.canary_checks import Limits
 from kfloop.components.deployment.canary_sources import Source
 from kfloop.components.deployment.client import ServiceClient
-from kfloop.components.deployment.roll_out import Analysis, roll_out_model
+from kfloop.components.deployment.roll_out import Analysis
 
 REAL_PROMETHEUS = os.environ.get("KFLOOP_TEST_PROMETHEUS", "")
 # A real one scrapes every 15 s.
@@ -84,16 +83,8 @@ def traffic() -> Iterator[Counter[str]]:
 def roll_out(cluster: Bench, version: int, url: str) -> Decision:
     # Two versions are as quick as each other, but a machine has its moods.
     limits = Limits(max_latency_ratio=1000.0)
-    return roll_out_model(
-        cluster.model(version),
-        SERVICE,
-        cluster.work / "decision.json",
-        cluster.work / "page.html",
-        cluster.record_file,
-        [25, 50],
-        analysis=Analysis(limits, wait_seconds=WAIT_SECONDS, source=Source("prometheus", url)),
-        timeout_seconds=TIMEOUT,
-    )
+    analysis = Analysis(limits, wait_seconds=WAIT_SECONDS, source=Source("prometheus", url))
+    return cluster.roll_out(version, [25, 50], analysis=analysis)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -110,8 +110,9 @@ def check_golden(package: Path, service: str, url: str) -> str:
         AssertionError: If it answers otherwise than the model did when it was trained.
     """
     from kfloop.components.contracts.model_package import GOLDEN
+    from kfloop.components.contracts.package_storage import read_package
     from kfloop.components.deployment.client import ServiceClient
-    from kfloop.components.deployment.packages import package_rows, read_package
+    from kfloop.components.deployment.packages import package_rows
     from kfloop.components.deployment.smoke_test import TOLERANCE, request_columns
 
     model = read_package(str(package))
