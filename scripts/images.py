@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`kfloop images`: build, push, list, and say what is in them."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -122,15 +123,28 @@ def push_command(
             "KFLOOP_IMAGE_PREFIX is not set, so there is no registry to push to; set it to one, "
             "for example registry.example.com/ml, and build with it."
         )
-    known = image_digests(digests) if digests and digests.exists() else {}
+    if digests and digests.exists():
+        image_digests(digests)  # A file that cannot be read is told before anything is pushed.
     for name in chosen:
         if dry_run:
             say([found.name, "push", reference(name)])
             continue
-        known[name] = found.push(reference(name))
-        click.echo(f"{reference(name)}  {known[name]}")
+        digest = found.push(reference(name))
+        click.echo(f"{reference(name)}  {digest}")
         if digests:
-            write_json(digests, dict(sorted(known.items())))
+            _keep_digest(digests, name, digest)
+
+
+def _keep_digest(path: Path, name: str, digest: str) -> None:
+    """Adds a digest to the file, which another push may be writing too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        known = image_digests(path) if path.exists() else {}
+        write_json(path, dict(sorted({**known, name: digest}.items())))
+    finally:
+        os.close(folder)
 
 
 @images.command("list")

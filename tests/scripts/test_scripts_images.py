@@ -157,6 +157,19 @@ def test_digests_of_what_was_pushed_are_kept_for_the_compiler(engines, tmp_path,
     assert image("data") == f"registry.example.com/ml/data@{DIGEST}"
 
 
+def test_two_pushes_at_once_keep_each_others_digests(engines, tmp_path, monkeypatch):
+    file = tmp_path / "digests.json"
+    # Another push ends while this one is at work.
+    engines(
+        "podman",
+        f"""[ "$1" != push ] || printf '{{"training": "{DIGEST}"}}' >{file}
+        for a; do case $a in --digestfile=*) printf {DIGEST} >"${{a#*=}}";; esac; done""",
+    )
+    monkeypatch.setenv("KFLOOP_IMAGE_PREFIX", "registry.example.com/ml")
+    call("push", "data", "--digests", str(file))
+    assert json.loads(file.read_text()) == {"data": DIGEST, "training": DIGEST}
+
+
 def test_docker_tells_the_digest_of_this_push_and_not_of_another(engines, monkeypatch):
     engines("docker", f"echo '{VERSION}: digest: {DIGEST} size: 1060'")
     monkeypatch.setenv("KFLOOP_IMAGE_PREFIX", "registry.example.com/ml")
