@@ -28,9 +28,9 @@ def look(uri: str, table: str) -> dict[str, Any]:
         table: Name of the table.
 
     Returns:
-        `rows`, the table's name as `sql`, and `columns`: for each its `name`, that as `sql`, its
-        DuckDB `type`, how many `missing` and `distinct` values it has, and its `smallest` and
-        `largest` as text.
+        `rows`, how many of them are `different`, the table's name as `sql`, and `columns`: for
+        each its `name`, that as `sql`, its DuckDB `type`, how many `missing` and `distinct` values
+        it has, and its `smallest` and `largest` as text.
 
     Raises:
         InputError: If it cannot be read.
@@ -51,7 +51,9 @@ def look(uri: str, table: str) -> dict[str, Any]:
             f"max({name})::VARCHAR"
             for name in (duck.quote(column["name"]) for column in columns)
         )
-        rows, *found = connection.sql(f"SELECT count(*), {asked} FROM {source}").fetchall()[0]
+        rows, different, *found = connection.sql(
+            f"SELECT count(*), count(DISTINCT hash({source})), {asked} FROM {source}"
+        ).fetchall()[0]
     for index, column in enumerate(columns):
         present, distinct, smallest, largest = found[4 * index : 4 * index + 4]
         column |= {
@@ -60,7 +62,8 @@ def look(uri: str, table: str) -> dict[str, Any]:
             "smallest": smallest,
             "largest": largest,
         }
-    return {"rows": rows, "sql": _written(table, keywords), "columns": columns}
+    name = _written(table, keywords)
+    return {"rows": rows, "different": different, "sql": name, "columns": columns}
 
 
 def _keywords(connection: duckdb.DuckDBPyConnection) -> set[str]:

@@ -69,6 +69,7 @@ class Table:
         sql: That as SQL has it.
         uri: Where it is, as the loop file will say it.
         rows: Number of its rows.
+        different: How many of them differ from each other.
         columns: Its columns.
     """
 
@@ -76,6 +77,7 @@ class Table:
     sql: str
     uri: str
     rows: int
+    different: int
     columns: Sequence[Column]
 
     def column(self, name: str, option: str) -> Column:
@@ -128,7 +130,7 @@ def read_table(name: str, uri: str, found: dict[str, Any]) -> Table:
             output, number = f"{_output_name(each['name'])}_{number}", number + 1
         taken.add(output.lower())
         columns.append(Column(**each, output=output))
-    return Table(name, found["sql"], uri, found["rows"], columns)
+    return Table(name, found["sql"], uri, found["rows"], found["different"], columns)
 
 
 def _output_name(name: str) -> str:
@@ -154,16 +156,13 @@ def make_plan(table: Table, label: str, timestamp: str = "", task: str = "") -> 
     """
     if table.rows < FEWEST_ROWS:
         raise InputError(
-            f"The table has {table.rows} rows; a model needs {FEWEST_ROWS} at the very least."
+            f"The table has {_count(table.rows, 'row')}; a model needs {FEWEST_ROWS} at the very "
+            "least."
         )
     target = table.column(label, "--label")
     moment = table.column(timestamp, "--timestamp") if timestamp else None
     if moment and moment.kind != "time":
-        times = ", ".join(column.name for column in table.columns if column.kind == "time")
-        raise InputError(
-            f"--timestamp {timestamp} holds {moment.type}, which is no time; "
-            f"{f'there is {times}' if times else 'leave it out, there is none'}."
-        )
+        raise InputError(_no_time(moment, table))
     if target is moment:
         raise InputError(f"{label} cannot be both --label and --timestamp.")
     chosen, why = _task(target, table.rows, task)
@@ -181,16 +180,36 @@ def make_plan(table: Table, label: str, timestamp: str = "", task: str = "") -> 
     return Plan(chosen, why, target, moment, key, features, left_out)
 
 
+def _no_time(column: Column, table: Table) -> str:
+    """Returns what to do about a column that was said to hold times."""
+    told = f"--timestamp {column.name} holds {column.type}, which is no time"
+    times = ", ".join(each.name for each in table.columns if each.kind == "time")
+    if times:
+        return f"{told}; there is {times}."
+    made = {
+        "integer": f"to_timestamp({column.sql}) of seconds since 1970",
+        "text": f"strptime({column.sql}, '%d.%m.%Y %H:%M') or the like",
+    }.get(column.kind)
+    if not made:
+        return f"{told}; leave it out, there is none."
+    return f"{told}; leave it out and make one in examples.sql: {made}, as the loop's timestamp."
+
+
 def _task(label: Column, rows: int, wanted: str) -> tuple[str, str]:
     if label.distinct < 2:
         raise InputError(f"--label {label.name} has the same value everywhere; nothing to learn.")
     if wanted:
         if wanted not in TASKS:
             raise InputError(f"--task {wanted} is none of {', '.join(TASKS)}.")
+        if needed := _unlike(label, wanted):
+            raise InputError(
+                f"--task {wanted} needs {needed}; --label {label.name} holds {label.type}, "
+                f"{label.distinct} different values in {rows} rows."
+            )
         return wanted, "as asked for"
     if label.kind == "boolean":
         return "binary", f"{label.output} is true or false"
-    if label.kind == "integer" and (label.smallest, label.largest) == ("0", "1"):
+    if _zero_or_one(label):
         return "binary", f"{label.output} is 0 or 1"
     if label.kind in ("integer", "float"):
         return "regression", f"{label.output} is a number"
@@ -204,14 +223,38 @@ def _task(label: Column, rows: int, wanted: str) -> tuple[str, str]:
     raise InputError(f"--label {label.name} holds {label.type}, which no model predicts.")
 
 
+def _unlike(label: Column, task: str) -> str:
+    """Returns what a task needs of its label, or nothing when the label is that."""
+    numbers = label.kind in ("integer", "float")
+    if task == "regression":
+        return "" if numbers else "a label of numbers"
+    if task == "binary":
+        fits = label.kind == "boolean" or _zero_or_one(label)
+        return "" if fits else "a label that is true or false, or 0 or 1"
+    classes = label.kind in ("text", "integer", "boolean") and label.distinct <= MOST_CLASSES
+    return "" if classes else f"a label of at most {MOST_CLASSES} texts or whole numbers"
+
+
+def _zero_or_one(label: Column) -> bool:
+    if label.kind not in ("integer", "float") or label.distinct != 2:
+        return False
+    smallest, largest = _ends(label)
+    return (float(smallest), float(largest)) == (0, 1)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _identifies(column: Column, rows: int) -> bool:
     """Tells whether a column is a key: every row has one of its own, and it reads like one."""
     if column.missing or column.distinct < rows:
         return False
     named = column.name.lower() == "id" or column.name.lower().endswith(("_id", "_key"))
-    # Free text is different in every row, too.
+    # Free text is different in every row, too; so are numbers with a comma or an "n/a" among them.
     short = all(len(each) <= 40 and " " not in each for each in _ends(column))
-    return (column.kind == "text" and short) or (column.kind == "integer" and named)
+    number = any(re.fullmatch(r"[-+]?(0|[1-9]\d*)?[.,]\d+", each) for each in _ends(column))
+    return (column.kind == "text" and short and not number) or (column.kind == "integer" and named)
 
 
 def _ends(column: Column) -> tuple[str, str]:
@@ -236,10 +279,16 @@ def write_sql(table: Table, plan: Plan) -> str:
     lines = []
     if plan.key:
         lines.append(f"    {_selected(plan.key)},")
-    else:
+    elif table.different == table.rows:
         lines += [
             "    -- No column identifies a row, so its content does.",
             f"    md5({table.sql}::VARCHAR) AS {ROW_KEY},",
+        ]
+    else:
+        content = f"{table.sql}::VARCHAR"
+        lines += [
+            "    -- No column identifies a row, so its content does; equal rows are numbered.",
+            f"    md5({content} || row_number() OVER (PARTITION BY {content})) AS {ROW_KEY},",
         ]
     if plan.timestamp:
         lines.append(f"    {_selected(plan.timestamp)},")

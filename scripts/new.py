@@ -88,6 +88,8 @@ def loop_command(name: str, data: str, label: str, timestamp: str, task: str | N
     target, plan = new_loop(name, data, label, timestamp, task or "", Path.cwd())
     click.echo(f"{target}: loop.yaml, examples.sql" + ("" if data else ", trips.csv"))
     click.echo(f"task         {plan.task}: {plan.why}")
+    if plan.key:
+        click.echo(f"key          {plan.key.name}: every row has one of its own")
     for column, reason in plan.left_out:
         click.echo(f"left out     {column.name}: {reason}")
     if not plan.timestamp:
@@ -160,11 +162,13 @@ def new_loop(
             uri, table = str(directory / "trips.csv"), "trips"
             write_text(uri, _sample_data())
             label, timestamp = SAMPLE["label"], SAMPLE["timestamp"]
-        found = _look(uri, table)
+        found, told = _look(uri, table)
+        if data:
+            click.echo(told, nl=False)
         # The directory is renamed in its place at the end; paths from it to elsewhere stay.
         fixed = "://" in uri or (data and Path(data).is_absolute())
-        told = uri if fixed else os.path.relpath(uri, directory)
-        described = read_table(table, told, found)
+        source = uri if fixed else os.path.relpath(uri, directory)
+        described = read_table(table, source, found)
         plan = make_plan(described, label, timestamp, task)
         write_text(directory / "examples.sql", write_sql(described, plan))
         write_text(directory / "loop.yaml", write_loop(name, described, plan))
@@ -185,12 +189,13 @@ def _table_name(data: str) -> str:
     return plain if re.match(r"[a-z]", plain) else "rows"
 
 
-def _look(uri: str, table: str) -> dict[str, Any]:
+def _look(uri: str, table: str) -> tuple[dict[str, Any], str]:
+    """Returns what is in a source, and what was printed while it was read."""
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "columns.json"
-        run_module("data", "kfloop.scripts.data_columns", uri, table, str(answer))
+        told = run_module("data", "kfloop.scripts.data_columns", uri, table, str(answer))
         found: dict[str, Any] = read_json(answer)
-        return found
+        return found, told
 
 
 def _sample_data() -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smoke test: does a deployed version answer the golden rows as it did in training?"""
 
+import statistics
 import uuid
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ def smoke_test_model(
         model_uri: The version to test, live or candidate.
         decision: Where the decision goes, a JSON file.
         namespace: Kubernetes namespace; empty for the current one.
-        tolerance: Largest difference to the expected prediction, absolute up to 1 and relative
-            above.
+        tolerance: Largest difference to the expected prediction, as a share of it, of the
+            predictions' standard deviation or of 1, whichever is largest.
         timeout_seconds: Longest wait until the version is ready.
 
     Returns:
@@ -112,7 +113,7 @@ def _ask(
     return [
         reason
         for protocol, answer in answers.items()
-        for reason in _check(protocol, answer, expected, version, tolerance)
+        for reason in check_answer(protocol, answer, expected, version, tolerance)
     ]
 
 
@@ -122,13 +123,25 @@ def request_columns(package: ModelPackage) -> list[str]:
     return list(dict.fromkeys(filter(None, names)))
 
 
-def _check(
+def check_answer(
     protocol: str,
     answer: Answer,
     expected: list[Any],
     version: str,
     tolerance: float,
 ) -> list[Reason]:
+    """Compares an answer with what was expected.
+
+    Args:
+        protocol: How it was asked, for the reasons.
+        answer: What came back.
+        expected: Numbers, or labels, one per instance.
+        version: Version that must have answered; empty for any.
+        tolerance: Largest difference, see `smoke_test_model`.
+
+    Returns:
+        Reasons, each passed or not.
+    """
     if not answer.ok:
         why = f"{protocol} is answered {answer.status}: {answer.error}"
         return [Reason("answers", protocol, answer.status, 200, False, why)]
@@ -143,7 +156,8 @@ def _check(
             *reasons,
             Reason("rows", protocol, len(answer.predictions), len(expected), False, why),
         ]
-    worst = max(_difference(*pair) for pair in zip(answer.predictions, expected, strict=True))
+    unit = _unit(expected)
+    worst = max(_difference(*pair, unit) for pair in zip(answer.predictions, expected, strict=True))
     passed = worst <= tolerance  # False for NaN too
     why = (
         f"{protocol} differs from the expected prediction by at most {worst:.3g} "
@@ -152,9 +166,18 @@ def _check(
     return [*reasons, Reason("prediction", protocol, worst, tolerance, passed, why)]
 
 
-def _difference(answered: Any, expected: Any) -> float:
+def _unit(expected: list[Any]) -> float:
+    """Returns what a difference is small beside: 1, or the spread where that is larger.
+
+    float32 has some seven digits of a label's range; near 0 of a wide one that is no small number.
+    """
+    numbers = [value for value in expected if not isinstance(value, str)]
+    return max(1.0, statistics.pstdev(numbers)) if numbers else 1.0
+
+
+def _difference(answered: Any, expected: Any, unit: float) -> float:
     if isinstance(expected, str):
         return 0.0 if answered == expected else 1.0
     if not isinstance(answered, int | float):
         return float("inf")
-    return abs(answered - expected) / max(1.0, abs(expected))
+    return abs(answered - expected) / max(unit, abs(expected))

@@ -130,6 +130,58 @@ def test_columns_that_cannot_be_used_are_named(tmp_path, data, label, timestamp,
     assert [path.name for path in tmp_path.iterdir()] == [data.name]
 
 
+@pytest.mark.parametrize(
+    ("label", "task", "sentence"),
+    [
+        ("kind", "regression", "--task regression needs a label of numbers; --label kind holds"),
+        ("grade", "binary", "needs a label that is true or false, or 0 or 1"),
+        ("score", "multiclass", "needs a label of at most 50 texts or whole numbers"),
+    ],
+)
+def test_a_task_that_the_label_is_not_for_is_refused(tmp_path, data, label, task, sentence):
+    with pytest.raises(InputError, match=sentence):
+        new_loop("flights", str(data), label, "", task, tmp_path)
+
+
+def test_zeros_and_ones_with_a_decimal_point_are_binary(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("x,y\n" + "".join(f"{n / 7},{n % 2}.0\n" for n in range(100)))
+    _, plan = new_loop("floats", str(path), "y", "", "", tmp_path)
+    assert plan.task == "binary"
+
+
+def test_equal_rows_are_examples_of_their_own(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("colour,late\n" + "".join(f"{'rgb'[n % 3]},{n % 2}\n" for n in range(300)))
+    target, _ = new_loop("colours", str(path), "late", "", "", tmp_path)
+    query = target / "examples.sql"
+    query.write_text(f"SELECT DISTINCT row_key FROM ({query.read_text()})")
+    assert examples_of(target, tmp_path / "state")["rows"] == 300
+
+
+def test_numbers_that_were_read_as_text_are_told_and_are_no_key(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("size,hour,late\n" + "".join(f"{n}.5,{n % 9},{n % 2}\n" for n in range(100)))
+    path.write_text(path.read_text().replace("7.5,", "n/a,", 1))
+    done = CliRunner().invoke(
+        new, ["loop", "sizes", "--data", str(path), "--label", "late"], catch_exceptions=False
+    )
+    assert "'size' is text, since it holds 'n/a', but 99 of its 100 values are" in done.output
+    assert "left out     size: 100 different texts" in done.output
+    assert "\nkey " not in done.output
+
+
+@pytest.mark.parametrize(
+    ("column", "made"), [("seconds", "to_timestamp"), ("day", r"strptime\(day")]
+)
+def test_what_is_a_time_to_its_owner_is_told_how_to_become_one(tmp_path, column, made):
+    path = tmp_path / "rows.csv"
+    rows = (f"{n + 1_700_000_000},{n % 28 + 1}.1.2024 8:00,{n % 2}\n" for n in range(100))
+    path.write_text("seconds,day,late\n" + "".join(rows))
+    with pytest.raises(InputError, match=made):
+        new_loop("days", str(path), "late", column, "", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["class", "Find", "2nd", "../up", "a-b", "", "json", "dsl"])
 def test_a_name_that_is_no_functions_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="cannot be called"):
