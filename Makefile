@@ -35,7 +35,7 @@ docs: setup  ## Build the docs site in build/site; a warning is an error
 compile: setup  ## Refresh pipelines/compiled
 	$(BIN)/kfloop compile
 
-clean:  ## Remove what can be made again here; `kfloop envs clean` removes the environments
+clean:  ## Remove what can be made again here; `kfloop envs clean --all` removes the environments
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 

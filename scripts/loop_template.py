@@ -1,96 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a loop file and its SQL for one table, by looking at the table's columns."""
 
-import keyword
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import date, timedelta
 
 import yaml
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.inference_log import RESERVED
 from kfloop.components.contracts.model_package import TASKS
+from kfloop.scripts.loop_table import FLOATS, ROW_KEY, Column, Table
 
-INTEGERS = {f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")}
-INTEGERS |= {"INTEGER", "UINTEGER"}
-FLOATS = {"FLOAT", "DOUBLE"}
 FEWEST_ROWS = 50
 MOST_CLASSES = 50
 # Slices of a report: a text column of so many values, from and to.
 SLICES = (2, 10)
-ROW_KEY = "row_key"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column as the loop will read it.
-
-    Attributes:
-        name: Its name in the file.
-        sql: That as SQL has it, quoted where it must be.
-        type: DuckDB's type.
-        missing: Rows without a value.
-        distinct: Number of its values.
-        smallest: The smallest, as text; None when it is empty.
-        largest: The largest.
-        output: Its name in the examples, one that a model input can have.
-    """
-
-    name: str
-    sql: str
-    type: str
-    missing: int
-    distinct: int
-    smallest: str | None
-    largest: str | None
-    output: str = ""
-
-    @property
-    def kind(self) -> str:
-        """`integer`, `float`, `boolean`, `text`, `time`, or empty when a model cannot take it."""
-        if self.type in INTEGERS:
-            return "integer"
-        if self.type in FLOATS or self.type.startswith("DECIMAL"):
-            return "float"
-        if self.type.startswith(("TIMESTAMP", "DATE")):
-            return "time"
-        return {"BOOLEAN": "boolean", "VARCHAR": "text"}.get(self.type, "")
-
-
-@dataclass(frozen=True)
-class Table:
-    """What the loop is made for.
-
-    Attributes:
-        name: The table's name.
-        sql: That as SQL has it.
-        uri: Where it is, as the loop file will say it.
-        rows: Number of its rows.
-        different: How many of them differ from each other.
-        columns: Its columns.
-    """
-
-    name: str
-    sql: str
-    uri: str
-    rows: int
-    different: int
-    columns: Sequence[Column]
-
-    def column(self, name: str, option: str) -> Column:
-        """Returns a column.
-
-        Raises:
-            InputError: If there is none of that name.
-        """
-        for column in self.columns:
-            if column.name == name:
-                return column
-        there = ", ".join(column.name for column in self.columns)
-        raise InputError(f"{option} {name}: there is no such column; there is {there}.")
+# The loop file's own window, and how many rows one should have: monitoring wants 200 requests.
+WINDOW_DAYS, WINDOW_ROWS = 31, 300
 
 
 @dataclass(frozen=True)
@@ -114,32 +41,6 @@ class Plan:
     key: Column | None
     features: list[Column]
     left_out: list[tuple[Column, str]]
-
-
-def read_table(name: str, uri: str, found: dict[str, Any]) -> Table:
-    """Returns the table that `data_columns` found, each column with a name that a model can take.
-
-    Two columns never get one name, nor do names differ in case alone.
-    """
-    taken = {ROW_KEY}
-    columns = []
-    for each in found["columns"]:
-        output = _output_name(each["name"])
-        number = 2
-        while output.lower() in taken:
-            output, number = f"{_output_name(each['name'])}_{number}", number + 1
-        taken.add(output.lower())
-        columns.append(Column(**each, output=output))
-    return Table(name, found["sql"], uri, found["rows"], found["different"], columns)
-
-
-def _output_name(name: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
-    if not plain or not plain[0].isalpha():
-        plain = f"column_{plain}".rstrip("_")
-    if plain.lower() in RESERVED or keyword.iskeyword(plain) or plain.lower() == "self":
-        plain = f"{plain}_value"
-    return plain
 
 
 def make_plan(table: Table, label: str, timestamp: str = "", task: str = "") -> Plan:
@@ -250,11 +151,10 @@ def _identifies(column: Column, rows: int) -> bool:
     """Tells whether a column is a key: every row has one of its own, and it reads like one."""
     if column.missing or column.distinct < rows:
         return False
-    named = column.name.lower() == "id" or column.name.lower().endswith(("_id", "_key"))
     # Free text is different in every row, too; so are numbers with a comma or an "n/a" among them.
     short = all(len(each) <= 40 and " " not in each for each in _ends(column))
     number = any(re.fullmatch(r"[-+]?(0|[1-9]\d*)?[.,]\d+", each) for each in _ends(column))
-    return (column.kind == "text" and short and not number) or (column.kind == "integer" and named)
+    return (column.kind == "text" and short and not number) or column.numbers_a_name
 
 
 def _ends(column: Column) -> tuple[str, str]:
@@ -269,8 +169,12 @@ def _unfit(column: Column, rows: int) -> str:
         return f"{column.type} is neither number, text nor boolean"
     if column.distinct < 2:
         return "the same value everywhere"
-    if column.kind == "text" and column.distinct > max(MOST_CLASSES, rows / 2):
+    if column.distinct <= max(MOST_CLASSES, rows / 2):
+        return ""
+    if column.kind == "text":
         return f"{column.distinct} different texts: a name, or free text"
+    if column.numbers_a_name:
+        return f"{column.distinct} different names"
     return ""
 
 
@@ -292,7 +196,7 @@ def write_sql(table: Table, plan: Plan) -> str:
         ]
     if plan.timestamp:
         lines.append(f"    {_selected(plan.timestamp)},")
-    lines += [f"    {_selected(column)}," for column in plan.features]
+    lines += [f"    {_feature(column)}" for column in plan.features]
     lines += [f"    -- {c.sql} is left out: {reason}." for c, reason in plan.left_out]
     lines.append(f"    {_selected(plan.label)}")
     needed = [plan.label, *([plan.timestamp] if plan.timestamp else [])]
@@ -310,6 +214,12 @@ def write_sql(table: Table, plan: Plan) -> str:
             "",
         ]
     )
+
+
+def _feature(column: Column) -> str:
+    if column.numbers_a_name:
+        return f"CAST({column.sql} AS VARCHAR) AS {column.output},  -- a name, not an amount"
+    return f"{_selected(column)},"
 
 
 def _selected(column: Column) -> str:
@@ -352,8 +262,32 @@ training: {{epochs: {epochs}, batch_size: {batch}}}
 {judged}serving:
   # Nobody else asks it here, so there is nothing to wait for: logged requests are sent again.
   canary: {{minimum_requests: {min(200, max(20, table.rows // 20))}, wait_seconds: 1}}
-replay: {{limit: 1000}}
-"""
+{_newest(table, plan)}"""
+
+
+def _newest(table: Table, plan: Plan) -> str:
+    """Returns what is replayed and judged: the newest rows, as many as can be judged."""
+    span = _span(plan.timestamp)
+    if not span:
+        return "replay: {limit: 1000}\n"
+    days = (span[1] - span[0]).days + 1
+    window = max(WINDOW_DAYS, math.ceil(WINDOW_ROWS * days / table.rows))
+    since = span[1] - timedelta(days=window)
+    replay = f"replay: {{since: {since}, limit: 1000}}  # the newest rows, as if they were asked\n"
+    if window == WINDOW_DAYS:
+        return replay
+    return f"{replay}monitoring: {{window_days: {window}}}  # fewer have too little to judge\n"
+
+
+def _span(timestamp: Column | None) -> tuple[date, date] | None:
+    """Returns the first and the last day; None without a time or where one is in no year."""
+    if not timestamp:
+        return None
+    try:
+        first, last = (date.fromisoformat(each[:10]) for each in _ends(timestamp))
+    except ValueError:
+        return None
+    return first, last
 
 
 def _training(rows: int) -> tuple[int, int]:

@@ -22,7 +22,8 @@ from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import new_directory, read_json, write_text
 from kfloop.components.contracts.model_package import TASKS
 from kfloop.pipelines.local.run import run_module
-from kfloop.scripts.loop_template import Plan, make_plan, read_table, write_loop, write_sql
+from kfloop.scripts.loop_table import read_table
+from kfloop.scripts.loop_template import Plan, make_plan, write_loop, write_sql
 
 # A component of such a name would hide what its own files import.
 TAKEN = sys.stdlib_module_names | {

@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,33 @@ def test_equal_rows_are_examples_of_their_own(tmp_path):
     assert examples_of(target, tmp_path / "state")["rows"] == 300
 
 
-def test_numbers_that_were_read_as_text_are_told_and_are_no_key(tmp_path):
+def test_numbers_that_stand_for_something_are_no_amounts(tmp_path):
+    path = tmp_path / "rows.csv"
+    rows = (f"{n % 9},{n // 2 * 7},{n % 5},{n % 2}\n" for n in range(300))
+    path.write_text("user_id,visitId,hour,late\n" + "".join(rows))
+    target, plan = new_loop("visits", str(path), "late", "", "", tmp_path)
+    assert [column.name for column, _ in plan.left_out] == []
+    query = (target / "examples.sql").read_text()
+    assert "CAST(user_id AS VARCHAR) AS user_id," in query
+    assert 'CAST("visitId" AS VARCHAR) AS visitId,' in query
+    assert examples_of(target, tmp_path / "state")["rows"] == 300
+
+
+@pytest.mark.parametrize(("hours", "window"), [(1, 31), (24, 300)])
+def test_the_newest_rows_are_replayed_and_enough_of_them_judged(tmp_path, hours, window):
+    start = datetime(2020, 1, 1)
+    rows = (f"{start + timedelta(hours=n * hours)},{n % 9},{n % 2}\n" for n in range(1000))
+    path = tmp_path / "rows.csv"
+    path.write_text("at,hour,late\n" + "".join(rows))
+    target, _ = new_loop("days", str(path), "late", "at", "", tmp_path)
+    loop, _ = load_loop(target / "loop.yaml")
+    newest = start + timedelta(hours=999 * hours)
+    assert loop.monitoring.window_days == window
+    assert loop.replay.since == f"{newest - timedelta(days=window):%Y-%m-%d}"
+
+
+def test_numbers_that_were_read_as_text_are_told_and_are_no_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "rows.csv"
     path.write_text("size,hour,late\n" + "".join(f"{n}.5,{n % 9},{n % 2}\n" for n in range(100)))
     path.write_text(path.read_text().replace("7.5,", "n/a,", 1))
