@@ -14,8 +14,9 @@ from pathlib import Path
 
 from kfp import compiler, dsl, local
 
+from kfloop.pipelines.local.executors import ImageEnvironment
 from kfloop.pipelines.local.pipeline_spec import load_pipeline
-from kfloop.pipelines.local.runner import ImageEnvironment, run_pipeline
+from kfloop.pipelines.local.runner import run_pipeline
 
 STEPS = 10
 COMMON = {"base_image": "kfloop/data:0.1.0", "install_kfp_package": False}

@@ -8,7 +8,8 @@ from typing import Any
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.loop import Loop
-from kfloop.pipelines.loop_sections import Source, Tuning
+from kfloop.pipelines.loop_sections import Source
+from kfloop.pipelines.loop_training import Tuning
 
 Arguments = dict[str, Any]
 

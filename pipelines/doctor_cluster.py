@@ -27,7 +27,6 @@ from kfloop.components.deployment.kubernetes_mode import (
     CONFIG_MAP,
     NAMESPACES,
     SPELLINGS,
-    Settings,
     default_mode,
     read_settings,
 )
@@ -57,7 +56,11 @@ RIGHTS = {
 }
 MODE_RIGHTS = {
     True: {HTTP_ROUTES: ("get",)},
-    False: {KNATIVE_SERVICES: ("get",), REVISIONS: ("get",)},
+    False: {
+        KNATIVE_SERVICES: ("get",),
+        REVISIONS: ("get",),
+        Kind("serving.kserve.io", "v1beta1", "inferenceservices/status"): ("update",),
+    },
 }
 
 
@@ -159,10 +162,10 @@ def check_mode(case: Case) -> Iterator[Finding]:
                 "KServe mode",
                 f"{mode} with the Gateway API; canaries split the traffic from KServe 0.21 on",
             )
-        yield from _gateway(case.cluster, settings)
+        yield from _gateway(case.cluster)
 
 
-def _gateway(cluster: Cluster, settings: Settings) -> Iterator[Finding]:
+def _gateway(cluster: Cluster) -> Iterator[Finding]:
     named = _ingress(cluster).get("kserveIngressGateway", "kserve/kserve-ingress-gateway")
     namespace, _, name = named.partition("/")
     gateway = cluster.get(GATEWAYS, name, namespace)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one loop needs of a cluster: storage, secrets, GPUs."""
+"""What one loop needs of a cluster: storage, an inference log, secrets, GPUs."""
 
 import base64
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def check_storage(case: Case) -> Iterator[Finding]:
     loop = _loop(case)
     repository = loop.serving.model_repository
     if not repository:
-        yield fix("storage", "serving.model_repository is not set; give a gs:// or pvc:// address")
+        yield fix("storage", "serving.model_repository is not set; give gs://, s3:// or pvc://")
         return
     require_storage(repository)
     place = urlsplit(repository)
@@ -69,6 +69,25 @@ def _google(case: Case, loop: Loop) -> Iterator[Finding]:
                 f"{account} has no annotation {WORKLOAD_IDENTITY}; unless the nodes or a direct "
                 "grant give it the bucket, annotate it (docs/cluster.md)",
             )
+
+
+def check_inference_log(case: Case) -> Iterator[Finding]:
+    """Requests are logged by something that KServe can send them to."""
+    place = _loop(case).serving.inference_log
+    if place.startswith(("http://", "https://")):
+        yield ok("inference log", place)
+    elif place:
+        yield note(
+            "inference log",
+            f"KServe writes nothing to {place}: unless the runtime's own --payload_logger does, "
+            "give serving.inference_log the address of the payload logger, and "
+            "monitoring.inference_log the directory that it writes",
+        )
+    else:
+        yield note(
+            "inference log",
+            "serving.inference_log names no payload logger, so there is nothing to monitor",
+        )
 
 
 def check_sources(case: Case) -> Iterator[Finding]:
@@ -158,6 +177,7 @@ def _loop(case: Case) -> Loop:
 
 LOOP_CHECKS: dict[str, Callable[[Case], Iterator[Finding]]] = {
     "storage": check_storage,
+    "inference log": check_inference_log,
     "s3:// access": check_sources,
     "secret": check_secrets,
     "GPU nodes": check_gpus,

@@ -2,7 +2,7 @@
 """`loop.yaml`: one file that describes a whole loop.
 
 `load_loop` checks the file before anything runs and names every mistake by key and line. The
-sections are in `loop_sections`.
+sections are in `loop_sections`, `loop_training` and `loop_serving`.
 """
 
 from pathlib import Path
@@ -14,24 +14,20 @@ from pydantic import (
 )
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.training.hyperparameters import parse_hyperparameters
 from kfloop.components.training.search_space import parse_dimension
 from kfloop.pipelines.loop_checks import check_judgement
 from kfloop.pipelines.loop_sections import (
-    BatchScoring,
-    Evaluation,
     Examples,
     Features,
-    Gate,
-    Monitoring,
     Name,
-    Replay,
     Section,
-    Serving,
     Source,
     Split,
-    Training,
     Validation,
 )
+from kfloop.pipelines.loop_serving import BatchScoring, Monitoring, Replay, Serving
+from kfloop.pipelines.loop_training import Evaluation, Gate, Training
 from kfloop.pipelines.pod_settings import ObjectName, SecretReference, VariableName, Volume
 from kfloop.pipelines.resources import TaskResources, problem
 from kfloop.pipelines.yaml_file import Lines, read_yaml_file
@@ -45,7 +41,8 @@ class Loop(Section):
         environment: Environment variables of the tasks on a cluster.
         secrets: Environment variables that they get from Kubernetes Secrets.
         volumes: PersistentVolumeClaims that are mounted there.
-        registry: Where models are registered: `mlflow`, `kubeflow`, `none`, or an address.
+        registry: Where models are registered: an MLflow tracking URI, `kubeflow+http://…` for a
+            Kubeflow Model Registry, or `none`; on a laptop `.kfloop/mlflow.db` unless given.
     """
 
     name: Name
@@ -107,10 +104,21 @@ def load_loop(path: str | Path) -> tuple[Loop, Path]:
     loop, lines = read_yaml_file(file, Loop, "a loop file", "name and sources")
     base = file.resolve().parent
     _require_files(loop, base, file, lines)
+    _check_hyperparameters(loop, file, lines)
     _check_space(loop, file, lines)
     check_judgement(loop, file, lines)
     _check_resources(loop, file, lines)
     return loop, base
+
+
+def _check_hyperparameters(loop: Loop, file: Path, lines: Lines) -> None:
+    """Checks the hyperparameters with the rules of the component that reads them."""
+    training = loop.training
+    try:
+        parse_hyperparameters(training.hyperparameters, open_ended=bool(training.module))
+    except InputError as error:
+        line = lines[("training", "hyperparameters")]
+        raise InputError(f"{file} line {line}: training.hyperparameters: {error}") from error
 
 
 def _check_space(loop: Loop, file: Path, lines: Lines) -> None:

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a loop's evaluation and gate that need more than one key, by key and line."""
+"""Checks of how a loop is judged that need more than one key, by key and line."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kfloop.components.contracts.errors import InputError
-from kfloop.components.contracts.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER, METRICS
+from kfloop.components.contracts.metrics import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    METRICS,
+    PERFORMANCE_LIMITS,
+    PERFORMANCE_METRICS,
+)
 from kfloop.pipelines.yaml_file import Lines
 
 if TYPE_CHECKING:
@@ -16,12 +22,12 @@ Place = tuple[str, ...]
 
 
 def check_judgement(loop: "Loop", file: Path, lines: Lines) -> None:
-    """Checks that the gate asks for what the evaluation measures.
+    """Checks that the gate and monitoring ask for what is measured.
 
     Raises:
         InputError: If it does not; one line for every mistake.
     """
-    found = [*_metric_names(loop), *_needs(loop)]
+    found = [*_metric_names(loop), *_needs(loop), *_performance(loop)]
     told = []
     for place, message in found:
         known = [place[:size] for size in range(len(place), 0, -1) if place[:size] in lines]
@@ -50,10 +56,20 @@ def _metric_names(loop: "Loop") -> Iterator[tuple[Place, str]]:
             elif not isinstance(value, dict):
                 if metric not in HIGHER_IS_BETTER | LOWER_IS_BETTER:
                     yield place, "is best in between; give a minimum and a maximum"
-            elif not value or "maximum_drop" in value:
+            elif not value or set(value) - {"minimum", "maximum"}:
                 yield place, "takes minimum and maximum"
     if gate.metric and gate.metric not in known:
         yield ("gate", "metric"), unknown
+
+
+def _performance(loop: "Loop") -> Iterator[tuple[Place, str]]:
+    known = PERFORMANCE_METRICS[loop.task]
+    for metric, limits in loop.monitoring.performance.items():
+        place = ("monitoring", "performance", metric)
+        if metric not in known:
+            yield place, f"monitoring of {loop.task} models measures {', '.join(known)}"
+        elif not limits or set(limits) - set(PERFORMANCE_LIMITS):
+            yield place, f"takes {', '.join(PERFORMANCE_LIMITS)}"
 
 
 def _needs(loop: "Loop") -> Iterator[tuple[Place, str]]:

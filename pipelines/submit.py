@@ -239,7 +239,10 @@ def failure(status: RunStatus) -> str:
     ]
     why = ", ".join(failed) or status.error or "no task of it is told to have failed"
     # KFP keeps no error of a task; its pods do, as long as they are there.
-    look = f" Its pods tell more: kubectl logs -l pipeline/runid={status.id} -c main --tail 40"
+    look = (
+        f" Its pods tell why, while they are there: kubectl get pods -l pipeline/runid={status.id} "
+        "--field-selector status.phase=Failed, then kubectl logs POD -c main --tail 40"
+    )
     told = status.error or any(task.error for task in status.tasks)
     return f"The run {status.name!r} ended {status.state}: {why}.{'' if told else look}"
 
@@ -293,7 +296,8 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
     # The API says 1970 or the year 1 for what has not begun or ended.
     if start is None or start.year <= 1970:
         return None
-    ended = end if end and end > start else datetime.now(UTC)
+    # A step whose result KFP had already ends in the second in which it begins.
+    ended = end if end and end >= start else datetime.now(UTC)
     return (ended - start).total_seconds()
 
 

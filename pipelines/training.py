@@ -86,7 +86,7 @@ def training(
     canary_steps: List[int] = [20],
     canary_bake_seconds: float = 0.0,
     canary_minimum_requests: int = 200,
-    canary_wait_seconds: float = 60.0,
+    canary_wait_seconds: float = 20.0,
     canary_replay: bool = True,
     canary_source: str = "log",
     canary_prometheus_url: str = "",

@@ -64,7 +64,7 @@ def component_command(name: str, family: str) -> None:
 @click.option(
     "--data",
     default="",
-    help="Parquet, CSV or JSON lines: a file, a directory or a glob, at a path, gs:// or s3://. "
+    help="Parquet, CSV or JSON: a file, a directory or a glob, at a path, gs:// or s3://. "
     "Without it, sample data is made.",
 )
 @click.option("--label", default="", help="Column to predict.")

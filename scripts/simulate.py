@@ -22,6 +22,7 @@ from kfloop.pipelines.loop import Loop, load_loop
 from kfloop.scripts.options import config_option, state_option
 from kfloop.scripts.run import run_for_loop
 from kfloop.scripts.simulate_page import simulation_page
+from kfloop.scripts.tables import print_table
 from kfloop.serving import local_state
 
 METRICS = {"binary": "auc", "multiclass": "accuracy", "regression": "mae"}
@@ -302,7 +303,7 @@ def _report(
     table.add_section()
     table.add_row("mean", "", "", *(f"{mean:.4f}" for mean in means.values()))
     table.add_row("trainings", "", "", *(str(trainings[name]) for name in curves))
-    console.print(table)
+    print_table(table)
     errors = [
         abs(month.estimated - month.measured)
         for month in lived

@@ -25,7 +25,7 @@ MESSAGE_BYTES = 8 * 2**20  # as KServe's default
 STATUSES = ((InvalidInput, 400), (ModelNotFound, 404), (ModelNotReady, 503))
 
 
-class Servicer(InferenceServicer):  # type: ignore[misc]  # kserve has no type information
+class Servicer(InferenceServicer):
     """KServe's service, with metrics, version and request id on every answer."""
 
     def __init__(self, server: kserve.ModelServer, model: PackageModel) -> None:
@@ -65,7 +65,7 @@ class Servicer(InferenceServicer):  # type: ignore[misc]  # kserve has no type i
         return answer.to_grpc()
 
 
-class BoundGRPCServer(GRPCServer):  # type: ignore[misc]  # kserve has no type information
+class BoundGRPCServer(GRPCServer):
     """KServe's gRPC server on one address; the original listens on every interface."""
 
     def __init__(self, address: str, server: kserve.ModelServer, model: PackageModel) -> None:

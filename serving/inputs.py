@@ -22,6 +22,8 @@ from kfloop.components.contracts.model_package import ModelPackage
 from kfloop.serving.payloads import CONTEXT_KEY, FORMATS, flatten, parse_event_time
 
 MAX_REPORTED = 5
+# Names of the model's inputs that an error lists.
+MAX_NAMES = 40
 # From here on a number is infinite as the 32-bit floating point that the model takes.
 LARGEST = 2.0**128 - 2.0**103
 # What a row holds of a feature that it leaves to the look-up.
@@ -298,7 +300,8 @@ def _raise_if_any(problems: list[str], wanted: Wanted) -> None:
     hint = ""
     if any("unknown" in problem or "lacks" in problem for problem in problems):
         names = wanted.package.feature_names
-        hint = f" The model takes {', '.join(names)}."
+        others = f" and {len(names) - MAX_NAMES} others" if len(names) > MAX_NAMES else ""
+        hint = f" The model takes {', '.join(names[:MAX_NAMES])}{others}."
         if wanted.found:
             keys = ", ".join(sorted(wanted.needs))
             hint += f" It looks up {', '.join(n for n in names if n in wanted.found)} with {keys}."

@@ -10,7 +10,6 @@ next line says how many (`suppressed`).
 """
 
 import logging
-import time
 import warnings
 from typing import Any
 
@@ -18,11 +17,11 @@ from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve.errors import InvalidInput, ModelNotFound
 from kserve.logging import configure_logging
 
-from kfloop.serving.log_lines import JsonFormatter
+from kfloop.serving.log_lines import AtMost, JsonFormatter
 
 EXPECTED = (InvalidInput, ModelNotFound, NotImplementedError)  # the caller's mistakes
 LINES_PER_SECOND = 10
-_requests = logging.getLogger("kfloop.requests")
+REQUESTS = logging.getLogger("kfloop.requests")
 
 
 class _Expected(logging.Filter):
@@ -42,33 +41,16 @@ def set_up() -> None:
             "formatters": {"json": {"()": JsonFormatter}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
             "root": {"handlers": ["stderr"], "level": "WARNING"},
-            "loggers": {"kfloop.requests": {"level": "INFO"}},
+            "loggers": {REQUESTS.name: {"level": "INFO"}},
         }
     )
     logging.getLogger("kserve").addFilter(_Expected())
+    REQUESTS.addFilter(AtMost(LINES_PER_SECOND))
     # KServe's use of a deprecated response class: nothing that whoever runs the server can change.
     warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
 
 
-class RequestLog:
-    """Logs requests, a bounded number per second; used from one thread."""
-
-    def __init__(self, lines_per_second: int = LINES_PER_SECOND) -> None:
-        self._limit = lines_per_second
-        self._second = 0
-        self._lines = 0
-        self._suppressed = 0
-
-    def write(self, status: int, **told: Any) -> None:
-        """Logs one request; `told` becomes keys of the line."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._lines = second, 0
-        self._lines += 1
-        if self._lines > self._limit:
-            self._suppressed += 1
-            return
-        if self._suppressed:
-            told["suppressed"], self._suppressed = self._suppressed, 0
-        level = logging.ERROR if status >= 500 else logging.INFO
-        _requests.log(level, "request", extra={"status": status} | told)
+def log_request(status: int, **told: Any) -> None:
+    """Logs one request, if there were not too many in this second; `told` becomes its keys."""
+    level = logging.ERROR if status >= 500 else logging.INFO
+    REQUESTS.log(level, "request", extra={"status": status} | told)

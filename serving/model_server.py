@@ -35,7 +35,7 @@ UNUSABLE = 2
 SWITCH_SECONDS = 0.001
 
 
-class Server(kserve.ModelServer):  # type: ignore[misc]  # kserve has no type information
+class Server(kserve.ModelServer):
     """KServe's model server on a socket that was bound before the model was loaded.
 
     It reaches into `_serve` and `_rest_server`, because KServe knows no host and no socket, and

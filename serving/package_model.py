@@ -45,7 +45,7 @@ WORKERS = 2
 REQUESTS_PER_BATCH = 64
 
 
-class UnavailableError(ModelNotReady):  # type: ignore[misc]  # kserve has no type information
+class UnavailableError(ModelNotReady):
     """Answered with 503: the online store does not answer."""
 
     expected = True
@@ -55,7 +55,7 @@ class UnavailableError(ModelNotReady):  # type: ignore[misc]  # kserve has no ty
         self.error_msg = self.reason = reason
 
 
-class ModelError(InferenceError):  # type: ignore[misc]  # kserve has no type information
+class ModelError(InferenceError):
     """Answered with 500: the request was right, and the model or an on-demand view is not."""
 
 
@@ -85,7 +85,7 @@ class Checked:
     missing: list[dict[str, Any]]
 
 
-class PackageModel(kserve.Model):  # type: ignore[misc]  # kserve has no type information
+class PackageModel(kserve.Model):
     """A model package as a KServe model.
 
     Attributes:

@@ -19,7 +19,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kfloop.serving import tracing
-from kfloop.serving.json_logs import RequestLog
+from kfloop.serving.json_logs import log_request
 from kfloop.serving.metrics import observe_request
 from kfloop.serving.package_model import PackageModel
 
@@ -54,7 +54,6 @@ class Observed:
         self._model = model
         self._draining = draining
         self._slow = slow_seconds
-        self._log = RequestLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection; only inference requests are observed."""
@@ -104,7 +103,7 @@ class Observed:
             protocol = "v1" if scope["path"].endswith(":predict") else "v2"
             observe_request(self._model.labels, protocol, status, seconds)
             if status >= 500 or seconds > self._slow or headers.get(LOG_HEADER) == "1":
-                self._log.write(
+                log_request(
                     status,
                     model=self._model.name,
                     version=self._model.version,
@@ -116,7 +115,7 @@ class Observed:
                 )
 
 
-class Plane(DataPlane):  # type: ignore[misc]  # kserve has no type information
+class Plane(DataPlane):
     """KServe's data plane: 400 instead of 500 for a malformed body, not ready while it drains."""
 
     def __init__(self, models: Any, draining: Draining) -> None:

@@ -75,15 +75,14 @@ def line_chart(
     parts.append(_text((LEFT + WIDTH) / 2, HEIGHT - 8, x_label, "middle"))
     upright = _text(0, 0, y_label, "middle")
     parts.append(f'<g transform="translate(12 {HEIGHT / 2}) rotate(-90)">{upright}</g>')
-    named = 0
+    legend = ""
     for index, line in enumerate(drawn):
         colour = "#8a93a3" if line.dashed else COLOURS[index % len(COLOURS)]
         parts.append(_polyline([place(x, y) for x, y in line.points], line, colour))
         if line.name:
-            parts.append(
-                _text(WIDTH - RIGHT - 4, TOP + 10 + 14 * named, line.name, "end", fill=colour)
-            )
-            named += 1
+            legend += f'<tspan dx="8" fill="{colour}">{html.escape(line.name)}</tspan>'
+    # Beside the title: above the lines, wherever they run.
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="16" text-anchor="end">{legend}</text>')
     return "".join(parts) + "</svg>"
 
 

@@ -124,6 +124,9 @@ def describe(path: str | Path, timestamp: str = "") -> dict[str, Any]:
     Returns:
         `rows` (int), `columns` (list of names), `fingerprint` (sha256 of the Parquet files) and,
         when `timestamp` is given and has values, `since` and `until` (ISO 8601, both inclusive).
+
+    Raises:
+        InputError: If the timestamp holds a time of no calendar year.
     """
     metadata: dict[str, Any] = {
         "rows": row_count(path),
@@ -131,11 +134,16 @@ def describe(path: str | Path, timestamp: str = "") -> dict[str, Any]:
         "fingerprint": fingerprint(path),
     }
     if timestamp:
-        column = read_dataset(path, [timestamp])[timestamp]
-        bounds = pc.min_max(column)
-        if bounds["min"].as_py() is not None:
-            metadata["since"] = isoformat(bounds["min"].as_py())
-            metadata["until"] = isoformat(bounds["max"].as_py())
+        bounds = pc.min_max(read_dataset(path, [timestamp])[timestamp])
+        try:
+            since, until = bounds["min"].as_py(), bounds["max"].as_py()
+        except (OverflowError, ValueError) as error:
+            raise InputError(
+                f"Column {timestamp!r} holds a time that is not in the years 1 to 9999, or "
+                "infinity; leave such rows out in the query."
+            ) from error
+        if since is not None:
+            metadata |= {"since": isoformat(since), "until": isoformat(until)}
     return metadata
 
 
@@ -171,21 +179,6 @@ def isoformat(moment: datetime | date) -> str:
     if isinstance(moment, datetime) and moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return moment.isoformat()
-
-
-def between(table: pa.Table, timestamp: str, since: str = "", until: str = "") -> pa.Table:
-    """Keeps the rows with `since` <= timestamp < `until`; an empty bound is open.
-
-    Raises:
-        InputError: If the column is missing or is not a date or timestamp.
-    """
-    if not since and not until:
-        return table
-    if timestamp not in table.column_names:
-        raise InputError(
-            f"Timestamp column {timestamp!r} is missing; there is {', '.join(table.column_names)}."
-        )
-    return table.filter(in_window(table[timestamp], timestamp, since, until))
 
 
 def in_window(

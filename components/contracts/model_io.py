@@ -41,7 +41,8 @@ def model_inputs(table: pa.Table, features: list[Feature]) -> dict[str, "np.ndar
         InputError: If a feature's column is missing, or holds text where the model takes a number
             or the reverse.
     """
-    missing = [feature.name for feature in features if feature.name not in table.column_names]
+    present = set(table.column_names)  # asked for once: Arrow makes a new list each time
+    missing = [feature.name for feature in features if feature.name not in present]
     if missing:
         raise InputError(
             f"The model needs {', '.join(map(repr, missing))}, which the data lacks; "

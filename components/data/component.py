@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data family as KFP components."""
+"""KFP components of the data family."""
 
 from typing import Dict, List, NamedTuple
 
@@ -321,6 +321,12 @@ def plan_windows(
         train_days: Days to train on, before the days to evaluate on.
         evaluation_days: Newest days, kept to evaluate on.
         timestamp: Time column of the examples; without one, only the log has windows.
+
+    Returns:
+        Bounds in ISO 8601: `window_since` and `until` of the requests to judge, `data_since` and
+        `data_until` of the examples whose labels are joined to them, `train_since` of those to
+        train on, and `split_at`, where those to evaluate on begin. Without `timestamp` the last
+        four are empty.
     """
     from kfloop.components.data.windows import plan_windows as plan
 

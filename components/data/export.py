@@ -109,7 +109,7 @@ def export(
         if not keys and timestamp:
             keys, rows = [DAY], _with_day(rows, timestamp)
         with duck.explained("The rows of the export cannot be written"):
-            made = _make(connection, rows, keys, Path(scratch))
+            made = _make(rows, keys, Path(scratch))
         written = _to_path(made, root) if root else _to_store(made, place, workers, retry_seconds)
     write_json(receipt, {"uri": uri, "partitions": [asdict(each) for each in written]})
     told = {
@@ -147,12 +147,7 @@ class _Made:
     files: list[Path]
 
 
-def _make(
-    connection: duckdb.DuckDBPyConnection,
-    rows: duckdb.DuckDBPyRelation,
-    keys: list[str],
-    scratch: Path,
-) -> list[_Made]:
+def _make(rows: duckdb.DuckDBPyRelation, keys: list[str], scratch: Path) -> list[_Made]:
     """Writes one dataset per partition, in one pass over the rows sorted by partition."""
     kept = [name for name in rows.columns if name not in keys]
     if not kept:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources become tables: Parquet, CSV, JSON lines from paths, gs:// and s3://, rows of databases.
+"""Sources become tables: Parquet, CSV, JSON from paths, gs:// and s3://, rows of databases.
 
 On a laptop a step's cache is keyed by the bytes of its input, so what follows runs again exactly
 when the fingerprint here is another one. On a cluster KFP keys its cache by the identity of the
@@ -24,23 +24,17 @@ from kfloop.components.contracts.dataset import fingerprint, write_dataset
 from kfloop.components.contracts.environment import expand
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import new_directory
-from kfloop.components.data import duck
+from kfloop.components.data import csv_files, duck
+from kfloop.components.data.file_rows import file_rows
 from kfloop.components.data.names import require_table_name
 from kfloop.components.data.storage import SCHEMES, Store, open_store, split_uri
 
 EXTENSIONS = {
     "parquet": (".parquet",),
-    "csv": (".csv", ".csv.gz"),
-    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
+    "csv": (".csv", ".csv.gz", ".tsv", ".tsv.gz"),
+    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz"),
 }
-READERS = {
-    "parquet": "read_parquet([{files}], union_by_name = true, hive_partitioning = {hive})",
-    # The whole file decides the types, not its first rows.
-    "csv": "read_csv([{files}], union_by_name = true, sample_size = -1, "
-    "hive_partitioning = {hive})",
-    "jsonl": "read_json([{files}], format = 'newline_delimited', union_by_name = true, "
-    "sample_size = -1, hive_partitioning = {hive})",
-}
+NAMED_ONLY = (".json", ".json.gz")
 KEYS = ("name", "uri", "format", "timestamp", "query")
 GLOB_MARKS = set("*?[")
 # More files than that are told by their number and their common digest.
@@ -232,8 +226,9 @@ def _is_data(uri: str, name: str) -> bool:
     # A leading dot or _ is somebody's bookkeeping, such as _SUCCESS or a half-written file.
     if name[0] in "._":
         return False
-    endings = tuple(ending for known in EXTENSIONS.values() for ending in known)
-    return bool(set(uri) & GLOB_MARKS) or name.endswith(endings)
+    # Nor is a .json beside data, unless the uri names it.
+    endings = {ending for known in EXTENSIONS.values() for ending in known} - set(NAMED_ONLY)
+    return bool(set(uri) & GLOB_MARKS) or name.endswith(tuple(endings))
 
 
 def _local(source: Source, path: Path) -> Fetched:
@@ -286,8 +281,9 @@ def _write(
     until: str,
 ) -> int:
     what = f"The source {source.name!r} at {source.uri} cannot be read as {kind}"
+    csv_files.require_whole(fetched.files, what)
     with duck.explained(what):
-        relation = _relation(connection, kind, fetched)
+        relation = file_rows(connection, kind, fetched.files, fetched.root, what)
         if source.query and source.timestamp in relation.columns:
             # SQLite has no times, only texts of them.
             position = relation.columns.index(source.timestamp)
@@ -304,22 +300,9 @@ def _write(
         rows: int = write_dataset(duck.reader(relation), path)["rows"]
     if not rows:
         raise InputError(_no_rows(source, since, until))
+    if kind == "csv":
+        csv_files.tell_numbers(connection, path, source.name)
     return rows
-
-
-def _relation(
-    connection: duckdb.DuckDBPyConnection, kind: str, fetched: Fetched
-) -> duckdb.DuckDBPyRelation:
-    files = ", ".join(duck.literal(str(file)) for file in fetched.files)
-    # Folders like date=2024-01-01 are columns, below what the source names and nowhere else.
-    hive = any(
-        "=" in part for file in fetched.files for part in file.relative_to(fetched.root).parts[:-1]
-    )
-    reader = READERS["parquet" if kind == "rows" else kind].format(files=files, hive=hive)
-    relation = connection.sql(f"SELECT * FROM {reader}")
-    above = {part.partition("=")[0] for part in fetched.root.parts if "=" in part} if hive else {}
-    unwanted = [duck.quote(name) for name in relation.columns if name in above]
-    return relation.project(f"* EXCLUDE ({', '.join(unwanted)})") if unwanted else relation
 
 
 def _no_rows(source: Source, since: str, until: str) -> str:

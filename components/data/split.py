@@ -91,9 +91,7 @@ def split(
         for name, metadata in parts.items():
             if not metadata["rows"]:
                 raise InputError(
-                    f"The {name} part of the split is empty: no row "
-                    f"{'before' if name == 'train' else 'from'} {at or 'the split'}; choose "
-                    "another moment, fraction or key."
+                    f"The {name} part of the split is empty: {_why_empty(rows, name, column, at)}."
                 )
             print(f"{name}: {metadata['rows']:,} rows", flush=True)
         _require_no_leak(connection, train, evaluation, method, column)
@@ -109,14 +107,34 @@ def _require_values(rows: duckdb.DuckDBPyRelation, column: str) -> None:
         )
 
 
+def _why_empty(rows: duckdb.DuckDBPyRelation, name: str, column: str, at: str) -> str:
+    if at:
+        side = "before" if name == "train" else "from"
+        return f"no row is {side} {at}; choose another moment"
+    values = _number(rows.aggregate(f"count(DISTINCT {duck.quote(column)})"))
+    if not values:
+        return "there is no row; check since and until"
+    if values == 1:
+        return f"{column!r} is the same in all rows; split by another column"
+    return (
+        f"{column!r} has {values:.0f} values, too few for this fraction; choose another, or a key"
+    )
+
+
 def _number(relation: duckdb.DuckDBPyRelation) -> float:
     row = relation.fetchone()
     return float(row[0]) if row and row[0] is not None else 0.0
 
 
 def _moment(rows: duckdb.DuckDBPyRelation, timestamp: str, fraction: float) -> str:
-    moment = rows.aggregate(
-        f"CAST(quantile_disc({duck.moment(timestamp)}, {1 - fraction}) AS VARCHAR)"
+    time = duck.moment(timestamp)
+    # The second instant at least: where most rows are of the first, they are what is learned from.
+    moment = rows.query(
+        "timed",
+        f"""SELECT CAST(greatest(
+            quantile_disc({time}, {1 - fraction}),
+            min({time}) FILTER ({time} > (SELECT min({time}) FROM timed))
+        ) AS VARCHAR) FROM timed""",
     ).fetchone()
     # No rows at all: both parts will be found to be empty.
     return f"TIMESTAMPTZ {duck.literal(moment[0])}" if moment and moment[0] else "now()"

@@ -3,6 +3,7 @@
 
 import json
 import logging
+import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -10,7 +11,7 @@ from typing import Any, Self
 import httpx
 
 from kfloop.components.contracts.model_package import ModelPackage
-from kfloop.components.deployment.connection import connection_to
+from kfloop.components.deployment.connection import INGRESS, connection_to
 from kfloop.components.deployment.packages import Instance
 from kfloop.serving.payloads import response_error, response_predictions
 
@@ -54,6 +55,7 @@ class ServiceClient:
     def __init__(self, url: str, model: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Args: url: address of a service or predictor; model: name on the endpoint's path."""
         self._model = model
+        self._url = url
         way = connection_to(url)
         headers = {**way.options.pop("headers", {}), **way.headers}
         # trust_env: a proxy from the environment must not get requests for 127.0.0.1.
@@ -100,11 +102,20 @@ class ServiceClient:
         try:
             answer = self._http.get(f"/v1/models/{self._model}")
         except httpx.TransportError as error:
-            return Answer(NO_ANSWER, error=f"{type(error).__name__}: {error}")
+            return Answer(NO_ANSWER, error=self._unanswered(error))
         latency = 1000 * (time.perf_counter() - started)
         version = answer.headers.get(VERSION_HEADER, "")
         reason = "" if answer.status_code == httpx.codes.OK else response_error(answer.content)
         return Answer(answer.status_code, version, error=reason, latency_ms=latency)
+
+    def _unanswered(self, error: httpx.TransportError) -> str:
+        told = f"{type(error).__name__}: {error}"
+        if not _is_unknown_host(error):
+            return told
+        return (
+            f"{told} ({self._url} is not known here; where it is the service's public address, "
+            f"name the gateway's in {INGRESS})"
+        )
 
     def _post(
         self, path: str, body: dict[str, Any], request_id: str, classes: list[str] | None = None
@@ -116,7 +127,7 @@ class ServiceClient:
         try:
             answer = self._http.post(path, content=json.dumps(body), headers=headers)
         except httpx.TransportError as error:
-            return Answer(NO_ANSWER, error=f"{type(error).__name__}: {error}")
+            return Answer(NO_ANSWER, error=self._unanswered(error))
         latency = 1000 * (time.perf_counter() - started)
         version = answer.headers.get(VERSION_HEADER, "")
         if answer.status_code != httpx.codes.OK:
@@ -124,3 +135,12 @@ class ServiceClient:
             return Answer(answer.status_code, version, error=reason, latency_ms=latency)
         predictions = response_predictions(answer.content, classes or [])
         return Answer(answer.status_code, version, predictions, latency_ms=latency)
+
+
+def _is_unknown_host(error: BaseException | None) -> bool:
+    # What the resolver said is what the errors of httpx and httpcore were raised for.
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deployment components: publish, deploy, analyse a canary, promote, roll back, register."""
+"""KFP components of the deployment family."""
 
 from typing import Dict, List, NamedTuple
 
@@ -19,7 +19,8 @@ def publish_model(
     Args:
         model: The model package.
         evaluation: Its evaluation; it is kept with the version.
-        model_repository: Directory that holds the published models, one folder per model name.
+        model_repository: Where published models are kept, one folder per model name: a path, or a
+            URI with gs://, s3:// or pvc://.
 
     Returns:
         URI of the published package.
@@ -121,8 +122,8 @@ def analyse_canary(
     decision: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     labels: dsl.Input[dsl.Dataset] = None,
-    minimum_requests: int = 100,
-    wait_seconds: float = 60.0,
+    minimum_requests: int = 200,
+    wait_seconds: float = 20.0,
     replay: bool = False,
     max_error_rate_increase: float = 0.05,
     max_latency_ratio: float = 2.0,
@@ -258,8 +259,8 @@ def roll_out_model(
     record: dsl.Output[dsl.Artifact],
     steps: List[int] = [5, 25, 50, 100],
     bake_seconds: float = 0.0,
-    minimum_requests: int = 100,
-    wait_seconds: float = 60.0,
+    minimum_requests: int = 200,
+    wait_seconds: float = 20.0,
     replay: bool = False,
     max_error_rate_increase: float = 0.05,
     max_latency_ratio: float = 2.0,
@@ -299,8 +300,8 @@ def roll_out_model(
         replay: Whether to send logged requests again when live ones are too few.
         max_error_rate_increase: Largest rise of the error rate (0 to 1) that the evidence must
             exclude with 95 % confidence.
-        max_latency_ratio: Largest p99 latency, as a multiple of the live version's.
-        latency_floor_ms: Extra milliseconds of p99 that are always allowed.
+        max_latency_ratio: Largest p50, p95 and p99 latency, as a multiple of the live version's.
+        latency_floor_ms: Extra milliseconds that are always allowed.
         max_prediction_shift: Largest distance of the mean predictions, in the live version's
             standard deviations; for classes the largest difference of a class's share.
         max_disagreement: Largest mean difference on the same rows: in probability (binary), as a
@@ -495,7 +496,7 @@ def find_champion(name: str, service: str, registry_uri: str = "", namespace: st
 
 
 @dsl.component(base_image=image("deployment"), install_kfp_package=False)
-def describe_service(service: str, namespace: str = "") -> NamedTuple(  # type: ignore[valid-type]  # KFP wants it spelled inline
+def describe_service(service: str, namespace: str = "") -> NamedTuple(
     "ServiceDescription",
     [("model_uri", str), ("model_version", str), ("inference_log", str), ("url", str)],
 ):
@@ -519,7 +520,7 @@ def replay_requests(
     requests: dsl.Input[dsl.Dataset],
     service: str,
     limit: int = 0,
-    batch_size: int = 20,
+    batch_size: int = 10,
     requests_per_second: float = 0.0,
     namespace: str = "",
 ) -> int:

@@ -35,7 +35,7 @@ def connection_to(url: str) -> Connection:
     """Returns how to reach an address of a service or predictor."""
     for server, options in _api_servers.items():
         if url.startswith(f"{server}/api/"):
-            return Connection(url, _revision_headers(url), options())
+            return Connection(url, options=options())
     host = urlsplit(url).hostname or ""
     ingress = os.environ.get(INGRESS, "")
     if ingress and not url.startswith(ingress) and not _LOCAL.search(host):
@@ -50,14 +50,3 @@ def connection_to(url: str) -> Connection:
 def _unverified(url: str) -> dict[str, Any]:
     """Spares httpx reading all certificates for an address that has none."""
     return {} if url.startswith("https:") else {"verify": False}
-
-
-def _revision_headers(url: str) -> dict[str, str]:
-    """A revision without pods is answered for by Knative's activator, which goes by headers."""
-    found = re.search(r"/namespaces/([^/]+)/services/(?:https?:)?([^/:]+)(?::[^/]+)?/proxy", url)
-    if not found:
-        return {}
-    return {
-        "Knative-Serving-Namespace": found.group(1),
-        "Knative-Serving-Revision": found.group(2),
-    }

@@ -8,6 +8,10 @@ Pure functions.
 A rollback takes two writes. Putting the live version's spec back makes a third revision, and
 until that one is ready the newest ready revision is the candidate: with the percentage removed,
 it would get all requests. So the percentage is held at 0, and removed once the revision is ready.
+
+Where a split begins, Knative's route may have it before the new revision exists: both shares are
+the live revision's then. KServe (0.20) takes that for a rollback by percentage and gives the live
+share to `previousRolledoutRevision` of its status, for good. So that note goes first.
 """
 
 import copy
@@ -22,6 +26,7 @@ NAME_ANNOTATION = "kfloop.org/predictor"
 # Gives the newest revision an address of its own.
 TAG_ANNOTATION = "serving.kserve.io/enable-tag-routing"
 PERCENT = "canaryTrafficPercent"
+PREVIOUS = "previousRolledoutRevision"
 
 Spec = dict[str, Any]
 
@@ -87,6 +92,36 @@ def released(stored: Manifest) -> Manifest:
     made = copy.deepcopy(stored)
     made["spec"]["predictor"].pop(PERCENT, None)
     return made
+
+
+def forgetting(stored: Manifest, wanted: Manifest) -> Manifest | None:
+    """Returns the service without KServe's note of the revision before, where a split begins.
+
+    Args:
+        stored: What the cluster has now, with its status.
+        wanted: What is to be written.
+
+    Returns:
+        None when no split begins, or there is no note.
+    """
+    begins = PERCENT in wanted["spec"]["predictor"] and PERCENT not in stored["spec"]["predictor"]
+    if not begins or not _revisions(stored).get(PREVIOUS):
+        return None
+    made = copy.deepcopy(stored)
+    del _revisions(made)[PREVIOUS]
+    return made
+
+
+def rolled_out(stored: Manifest) -> str:
+    """Returns the revision that KServe goes back to when a split begins, or ''."""
+    return str(_revisions(stored).get("latestRolledoutRevision", ""))
+
+
+def _revisions(stored: Manifest) -> dict[str, Any]:
+    """What KServe notes of the predictor's revisions."""
+    components = (stored.get("status") or {}).get("components") or {}
+    found: dict[str, Any] = components.get("predictor") or {}
+    return found
 
 
 def _must_hold(stored: Manifest, live_uri: str) -> bool:

@@ -15,6 +15,7 @@ from kfloop.components.deployment.kubernetes_api import (
     KNATIVE_SERVICES,
     PODS,
     REVISIONS,
+    SERVICES,
     Cluster,
     Object,
 )
@@ -24,12 +25,16 @@ from kfloop.components.deployment.kubernetes_failures import (
     condition,
     problem_of_model,
     problem_of_pods,
+    problem_of_reconciling,
     problem_of_revision,
 )
 from kfloop.components.deployment.manifest import VERSION_ANNOTATION, Manifest, traffic_of
 from kfloop.components.deployment.standard_status import URI_ANNOTATION, is_scaling_up
 
 REVISION_LABEL = "serving.knative.dev/revision"
+# The Service of a revision whose endpoints are its pods. Those of the other are the activator's as
+# a rule, and the API server passes nothing on to pods of another namespace.
+PRIVATE = "networking.internal.knative.dev/serviceType=Private"
 
 
 def read_status(cluster: Cluster, stored: Object, manifest: Manifest) -> ServiceStatus:
@@ -56,7 +61,7 @@ def read_status(cluster: Cluster, stored: Object, manifest: Manifest) -> Service
     }
     for stray in shares.keys() - predictors.keys():
         predictors[stray] = PredictorStatus(stray, "", "", "", False, "", shares[stray])
-    pending = _pending(stored, predictors, traffic_of(manifest))
+    pending = _pending(stored, seen.newest, predictors, traffic_of(manifest))
     generation = int(stored["metadata"]["generation"])
     return ServiceStatus(
         running=True,
@@ -115,6 +120,7 @@ def _predictor(
         error=problem.text,
         traffic=shares.get(name, 0),
         patience=problem.patience,
+        workload=revision,
     )
 
 
@@ -136,7 +142,9 @@ def _newest_is_ready(found: Object, revision: Object) -> bool:
     )
 
 
-def _pending(stored: Object, predictors: dict[str, PredictorStatus], wanted: dict[str, int]) -> str:
+def _pending(
+    stored: Object, newest: str, predictors: dict[str, PredictorStatus], wanted: dict[str, int]
+) -> str:
     if knative.holds(stored):
         return "the restored version waits for its revision to be ready"
     for name, predictor in predictors.items():
@@ -146,6 +154,9 @@ def _pending(stored: Object, predictors: dict[str, PredictorStatus], wanted: dic
     if shares != {name: share for name, share in wanted.items() if share}:
         told = ", ".join(f"{name} {share} %" for name, share in sorted(shares.items()))
         return f"the requests are split {told or 'to nobody'}"
+    if len(wanted) == 1 and knative.rolled_out(stored) != newest:
+        # The next split would give its share to another revision.
+        return f"KServe has not noted that {newest} is rolled out"
     ready = condition(stored, "Ready")
     if ready.get("status") != "True":
         why = ready.get("message") or ready.get("reason") or "no reason given"
@@ -155,7 +166,8 @@ def _pending(stored: Object, predictors: dict[str, PredictorStatus], wanted: dic
 
 def _problem(cluster: Cluster, stored: Object, revision: Object | None) -> Problem:
     if not revision:
-        return problem_of_model(stored)
+        problem = problem_of_model(stored)
+        return problem if problem != NONE else problem_of_reconciling(stored)
     name = revision["metadata"]["name"]
     pods = cluster.list(PODS, labelSelector=f"{REVISION_LABEL}={name}")
     problem = problem_of_pods(pods)
@@ -192,7 +204,8 @@ def _address(cluster: Cluster, stored: Object, routes: list[Any], revision: str)
     if not revision:
         return ""
     if not cluster.inside:
-        return cluster.proxied(revision)
+        found = cluster.list(SERVICES, labelSelector=f"{PRIVATE},{REVISION_LABEL}={revision}")
+        return cluster.proxied(found[0]["metadata"]["name"]) if found else ""
     tags = [route.get("tag") for route in routes if route.get("revisionName") == revision]
     host = f"{stored['metadata']['name']}-predictor"
     tag = next(filter(None, tags), "")

@@ -112,6 +112,10 @@ class Cluster:
         """Replaces an object, if it is still the one that was read; unknown fields are refused."""
         return self._write("PUT", kind, body["metadata"]["name"], body, dry_run)
 
+    def replace_status(self, kind: Kind, body: Object) -> Object:
+        """Replaces an object's status, if the object is still the one that was read."""
+        return self._write("PUT", kind, f"{body['metadata']['name']}/status", body, dry_run=False)
+
     def delete(self, kind: Kind, name: str) -> None:
         """Deletes an object; that there is none is fine."""
         self._call("DELETE", kind, name)

@@ -227,6 +227,10 @@ class KubernetesBackend:
         if self._is_unedited(manifest, base):
             return found
         self._require_split(manifest, found)
+        in_knative = self._mode_of(found) == KNATIVE
+        if in_knative and not dry_run and (forgetting := knative.forgetting(found, wanted)):
+            kept = self._cluster.replace_status(INFERENCE_SERVICES, forgetting)
+            wanted["metadata"]["resourceVersion"] = kept["metadata"]["resourceVersion"]
         stored = self._cluster.replace(INFERENCE_SERVICES, wanted, dry_run)
         if dropped := _missing(wanted["spec"], stored["spec"], "spec"):
             raise InputError(

@@ -138,6 +138,14 @@ def problem_of_model(service: Object, revision: str = "") -> Problem:
     return Problem(told, UNPROVEN_SECONDS) if state == INVALID else NONE
 
 
+def problem_of_reconciling(service: Object) -> Problem:
+    """Returns why KServe makes no Knative service of a spec: Knative refuses it, as a rule."""
+    told = condition(service, "PredictorReady")
+    if told.get("reason") != "ReconcileFailed":
+        return NONE
+    return Problem(_short(told.get("message", "")), UNPROVEN_SECONDS)
+
+
 def problem_of_nothing(predictor: str) -> Problem:
     """Returns what can be said where KServe makes nothing of a predictor and gives no reason.
 

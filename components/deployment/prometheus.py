@@ -46,10 +46,16 @@ class Queries:
 
 
 def _queries(
-    total: str, buckets: str, labels: str, bad: str, good: str = "", unit: str = "s"
+    total: str,
+    buckets: str,
+    labels: str,
+    bad: str,
+    good: str = "",
+    unit: str = "s",
+    owner: str = "",
 ) -> Queries:
     def selected(metric: str, *conditions: str) -> str:
-        return f"increase({metric}{{{','.join(filter(None, conditions))}}}[$window])"
+        return f"increase({metric}{{{','.join(filter(None, conditions))}}}[$window]){owner}"
 
     return Queries(
         f"sum({selected(total, labels)})",
@@ -79,12 +85,15 @@ PRESETS = {
         "ms",
     ),
     # Newer Knative, with OpenTelemetry's names; its own pages say that they may still change.
+    # Whose requests they are stands in `target_info` alone.
     "knative-otel": _queries(
         "kn_serving_invocation_duration_seconds_count",
         "kn_serving_invocation_duration_seconds_bucket",
-        'k8s_namespace_name="$namespace",kn_revision_name="$workload"',
+        "",
         'http_response_status_code!~"2.."',
         'http_response_status_code=~"2.."',
+        owner=" * on (job, instance) group_left() max by (job, instance) (last_over_time("
+        'target_info{k8s_namespace_name="$namespace",kn_revision_name="$workload"}[$window]))',
     ),
     # As the caller's proxy counts, such as the ingress gateway's: it also knows of requests that
     # never reached a pod.

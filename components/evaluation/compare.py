@@ -27,7 +27,7 @@ from kfloop.components.contracts.package_storage import package_directory
 from kfloop.components.evaluation.bootstrap import Estimate, Part, estimate_parts
 from kfloop.components.evaluation.labels import read_labels
 from kfloop.components.evaluation.metrics import Measure, improvement_measure, measure_of
-from kfloop.components.evaluation.slices import slices_of
+from kfloop.components.evaluation.slices import slice_entries, slices_of
 from kfloop.components.evaluation.tables import estimate_text, number_text, table
 
 CHECK = "not surely worse than the champion"
@@ -174,12 +174,7 @@ def _compare(
     improvements = estimate_parts(wanted, rows.num_rows, settings.resamples, settings.seed)
     metrics = list(map(_metrics, pairs, improvements))
     of_slice = dict(zip((part.name for part in judged), metrics[1:], strict=True))
-    slices: list[dict[str, Any]] = []
-    for part in parts:
-        entry = {"slice": part.name, "rows": len(part.rows), "metrics": of_slice.get(part.name, {})}
-        if part.name not in of_slice:
-            entry["why"] = f"fewer than {settings.minimum_slice_size} rows"
-        slices.append(entry)
+    slices = slice_entries(parts, of_slice, settings.minimum_slice_size)
     return {"rows": rows.num_rows, "metrics": metrics[0] if metrics else {}, "slices": slices}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KFP components of evaluation."""
+"""KFP components of the evaluation family."""
 
 from typing import Dict, List
 

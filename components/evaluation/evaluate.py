@@ -31,7 +31,7 @@ from kfloop.components.evaluation.latency import measure_latency
 from kfloop.components.evaluation.metrics import measure_of
 from kfloop.components.evaluation.report import Card, model_card
 from kfloop.components.evaluation.score import load_scorer
-from kfloop.components.evaluation.slices import Slice, slices_of
+from kfloop.components.evaluation.slices import Slice, slice_entries, slices_of
 from kfloop.components.evaluation.thresholds import best_threshold
 
 
@@ -254,12 +254,7 @@ def _judged(
     ]
     nothing = {"value": None, "low": None, "high": None, "why": "the dataset has no rows"}
     of_slice = dict(zip((part.name for part in judged), metrics[1:], strict=True))
-    slices: list[dict[str, Any]] = []
-    for part in parts:
-        entry = {"slice": part.name, "rows": len(part.rows), "metrics": of_slice.get(part.name, {})}
-        if part.name not in of_slice:
-            entry["why"] = f"fewer than {settings.minimum_slice_size} rows"
-        slices.append(entry)
+    slices = slice_entries(parts, of_slice, settings.minimum_slice_size)
     empty = {name: dict(nothing) for name in METRICS[package.task]}
     return {"metrics": metrics[0] if metrics else empty, "slices": slices}
 

@@ -41,7 +41,8 @@ def read_labels(table: pa.Table, package: ModelPackage) -> np.ndarray:
 def _numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
     if feature_type(column.type) not in ("float", "int", "bool"):
         raise InputError(f"The label {name!r} holds {column.type}; the model predicts a number.")
-    values: np.ndarray = column.cast(pa.float64()).to_numpy()
+    # Whole numbers beyond 2**53 are rounded.
+    values: np.ndarray = column.cast(pa.float64(), safe=False).to_numpy()
     if not np.isfinite(values).all():
         raise InputError(
             f"The label {name!r} holds NaN or infinity in {int((~np.isfinite(values)).sum())} "

@@ -235,7 +235,9 @@ def _class_charts(curves: ClassCurves, document: dict[str, Any]) -> str:
         f'<span style="color:{colour}">{html.escape(name)}</span>'
         for (name, _), colour in zip(shown, COLOURS, strict=False)
     )
-    told = f"Each class against the rest: {legend}; dashed: the mean of all {len(frequent)}."
+    drawn = sum(1 for each in curves.classes.values() if each.threshold)
+    absent = f"; {len(frequent) - drawn} without rows have none" if drawn < len(frequent) else ""
+    told = f"Each class against the rest: {legend}; dashed: the mean of {drawn}{absent}."
     return (
         _figure(_rates_chart([*roc, *mean], guessing=False), told)
         + _figure(_precision_chart([*precision, *mean_precision]), told)

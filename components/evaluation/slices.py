@@ -3,6 +3,7 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,25 @@ def slices_of(table: pa.Table, columns: list[str]) -> list[Slice]:
         parts = [_slices_of_named(table, name) for name in names]
         found += parts[0] if len(parts) == 1 else _crossed(parts, table.num_rows)
     return found
+
+
+def slice_entries(
+    parts: list[Slice], metrics: dict[str, dict[str, Any]], minimum_size: int
+) -> list[dict[str, Any]]:
+    """Returns slices as JSON values: name, rows and metrics; of one that is too small, why.
+
+    Args:
+        parts: The slices.
+        metrics: Metrics by the slice's name, of those that are large enough.
+        minimum_size: Fewest rows that a slice with metrics has.
+    """
+    entries: list[dict[str, Any]] = []
+    for part in parts:
+        entry = {"slice": part.name, "rows": len(part.rows), "metrics": metrics.get(part.name, {})}
+        if part.name not in metrics:
+            entry["why"] = f"fewer than {minimum_size} rows"
+        entries.append(entry)
+    return entries
 
 
 def _slices_of_named(table: pa.Table, name: str) -> list[Slice]:

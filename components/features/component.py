@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The features family as KFP components."""
+"""KFP components of the features family."""
 
 from kfp import dsl
 
@@ -12,7 +12,7 @@ def apply_feature_repo(
     feature_repo: dsl.Output[dsl.Artifact],
     repo_uri: str = "",
     feature_service: str = "",
-    repo: dsl.Input[dsl.Artifact] = None,  # type: ignore[assignment]  # KFP's optional artifact
+    repo: dsl.Input[dsl.Artifact] = None,
 ):
     """Copies a Feast repository, puts feature tables into it and applies its definitions.
 
@@ -129,6 +129,9 @@ def retrieve_online(
         feature_service: Features to read; empty for a loop without features.
         at: The moment to serve, ISO 8601; empty for the end of what was materialized.
         limit: How many examples, from the last ones; 0 for all.
+
+    Returns:
+        `pass`, `fail` or `no_data`.
     """
     from kfloop.components.contracts.feast_import import import_feast
 

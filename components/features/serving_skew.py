@@ -65,7 +65,8 @@ def detect_serving_skew(
     """
     if not 0 <= maximum_share < 1:
         raise InputError(f"maximum_share is {maximum_share}; it is at least 0 and below 1.")
-    made = Decision(GATE, NO_DATA)
+    why = "there is no feature service: requests bring every feature along"
+    made = Decision(GATE, NO_DATA, [Reason("feature_service", "", "", None, False, why)])
     if feature_service:
         if not is_repo(feature_repo):
             raise InputError(

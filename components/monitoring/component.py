@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KFP components of monitoring."""
+"""KFP components of the monitoring family."""
 
 from typing import Dict, List
 
@@ -168,8 +168,8 @@ def decide_retraining(
     decision: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     model_uri: str = "",
-    minimum_new_rows: int = 1000,
-    cooldown_days: float = 7.0,
+    minimum_new_rows: int = 200,
+    cooldown_days: float = 14.0,
     last_trained: str = "",
     now: str = "",
     consecutive_windows: int = 1,

@@ -105,7 +105,7 @@ def _notification(
 
 def _undecided(history_uri: str) -> str:
     if not history_uri:
-        return "its decision is in the run alone, since no history is kept"
+        return "see the run's report; with a retraining history the reason stands here"
     return "the run made no decision that the history knows"
 
 

@@ -25,7 +25,11 @@ from kfloop.components.contracts.decision import (
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.contracts.files import write_text
 from kfloop.components.contracts.inference_log import EVENT_TIME, MODEL_VERSION, STATUS
-from kfloop.components.contracts.metrics import HIGHER_IS_BETTER
+from kfloop.components.contracts.metrics import (
+    HIGHER_IS_BETTER,
+    PERFORMANCE_LIMITS,
+    PERFORMANCE_METRICS,
+)
 from kfloop.components.contracts.model_package import PREDICTION, ModelPackage
 from kfloop.components.contracts.package_storage import read_package
 from kfloop.components.monitoring import performance_page
@@ -51,12 +55,6 @@ from kfloop.components.monitoring.window import (
 GATE = "performance"
 # More rows narrow the interval no further than matters, and the bootstrap visits every one.
 MAXIMUM_ROWS = 100_000
-LIMITS = ("maximum_drop", "maximum_relative_drop", "minimum", "maximum")
-TASK_METRICS = {
-    "binary": ("auc", "log_loss", "brier", "accuracy", "ece"),
-    "multiclass": ("accuracy", "macro_f1"),
-    "regression": ("mae", "rmse"),
-}
 # A threshold on log loss or Brier would alarm when only the share of positives changes.
 DEFAULT_THRESHOLDS: dict[str, dict[str, dict[str, float]]] = {
     "binary": {"auc": {"maximum_drop": 0.05}},
@@ -184,21 +182,21 @@ def estimate(rows: pa.Table, task: str, threshold: float) -> dict[str, float]:
 
 def _check_limits(limits: dict[str, dict[str, float]], task: str) -> None:
     for metric, of_metric in limits.items():
-        if metric not in TASK_METRICS[task]:
+        if metric not in PERFORMANCE_METRICS[task]:
             raise InputError(
                 f"Performance thresholds name {metric!r}, which a {task} model does not have; "
-                f"it has {', '.join(TASK_METRICS[task])}."
+                f"it has {', '.join(PERFORMANCE_METRICS[task])}."
             )
-        if not isinstance(of_metric, dict):
+        if not of_metric or not isinstance(of_metric, dict):
             raise InputError(
                 f"The performance threshold of {metric} is {of_metric!r}; write it like "
                 '{"maximum_drop": 0.05}.'
             )
         for limit in of_metric:
-            if limit not in LIMITS:
+            if limit not in PERFORMANCE_LIMITS:
                 raise InputError(
                     f"The performance threshold of {metric} has {limit!r}; "
-                    f"there are {', '.join(LIMITS)}."
+                    f"there are {', '.join(PERFORMANCE_LIMITS)}."
                 )
 
 
@@ -287,15 +285,14 @@ def _check(
         why = f"{metric} is {now.value:.4g}; the model was released without this metric"
         return NO_BASELINE, Reason(limit, metric, now.value, threshold, False, why)
     drop, least = _drop(metric, now, before)
-    if limit == "maximum_relative_drop":
-        scale = abs(before.value)
-        drop, least = (drop / scale, least / scale) if scale else (drop, least)
+    size, allowed = f"{abs(drop):.3g}", f"{threshold:g}"
+    if limit == "maximum_relative_drop" and before.value:
+        drop, least = drop / abs(before.value), least / abs(before.value)
+        size, allowed = f"{abs(drop):.1%}", f"{100 * threshold:g}%"
     passed = not (drop > threshold and least > 0)
     doubt = "; the interval includes no change" if drop > threshold and passed else ""
-    why = (
-        f"{metric} is {now}, at release {before.value:.4g}: worse by {drop:.3g}, "
-        f"allowed {threshold:g}{doubt}"
-    )
+    change = f"worse by {size}" if drop > 0 else f"better by {size}" if drop else "as good"
+    why = f"{metric} is {now}, at release {before.value:.4g}: {change}, allowed {allowed}{doubt}"
     return PASS if passed else FAIL, Reason(limit, metric, drop, threshold, passed, why)
 
 

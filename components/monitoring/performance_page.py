@@ -45,7 +45,7 @@ def reliability(labels: Numbers, scores: Numbers) -> str:
         Series("this window", pairs, marks=True),
     ]
     chart = line_chart(
-        "Reliability, ten bins of equal width", "mean prediction", "positives", lines, whole, whole
+        "Reliability in ten equal bins", "mean prediction", "positives", lines, whole, whole
     )
     return f"<h2>Reliability</h2>{chart}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KFP interface of the training family."""
+"""KFP components of the training family."""
 
 from typing import Dict, List
 
@@ -25,7 +25,7 @@ def train_model(
     epochs: int = 20,
     batch_size: int = 1024,
     learning_rate: float = 0.001,
-    seed: int = 7,
+    seed: int = 0,
     validation_fraction: float = 0.1,
     hyperparameters: Dict = {},
     module_uri: str = "",
@@ -59,9 +59,9 @@ def train_model(
         learning_rate: Step size of the Adam optimizer.
         seed: Random seed; the same seed and data give the same weights on a CPU.
         validation_fraction: Share of the rows held out to stop early.
-        hyperparameters: hidden, dropout, l2, embedding_size, categorical, minimum_count,
-            vocabulary_limit, patience, class_weights, schedule, warmup_epochs, clip_norm; or what
-            your module reads.
+        hyperparameters: hidden, dropout, l2, numeric_bins, embedding_size, categorical,
+            minimum_count, vocabulary_limit, patience, finish_epochs, class_weights, schedule,
+            warmup_epochs, clip_norm; with a module of your own, also what it reads.
         module_uri: Python file with `build_model(schema, hyperparameters)`; empty for the built-in
             network.
         reference_rows: Rows of training data kept in the package as the drift baseline.
@@ -129,7 +129,7 @@ def tune_model(
     epochs: int = 20,
     batch_size: int = 1024,
     learning_rate: float = 0.001,
-    seed: int = 7,
+    seed: int = 0,
     validation_fraction: float = 0.1,
     hyperparameters: Dict = {},
     module_uri: str = "",
@@ -247,7 +247,7 @@ def submit_train_job(
     epochs: int = 20,
     batch_size: int = 1024,
     learning_rate: float = 0.001,
-    seed: int = 7,
+    seed: int = 0,
     validation_fraction: float = 0.1,
     hyperparameters: Dict = {},
     module_uri: str = "",
@@ -363,7 +363,7 @@ def tune_with_katib(
     epochs: int = 20,
     batch_size: int = 1024,
     learning_rate: float = 0.001,
-    seed: int = 7,
+    seed: int = 0,
     validation_fraction: float = 0.1,
     hyperparameters: Dict = {},
     module_uri: str = "",

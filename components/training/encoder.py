@@ -111,7 +111,10 @@ class Encoder(tf.Module):
                 table.lookup(_category_key(inputs[column.name], column.is_text))
                 for column, table in zip(self._categorical, self._tables, strict=True)
             ]
-            encoded["categorical"] = tf.cast(tf.stack(positions, axis=1), tf.int32)
+            # A look-up forgets how many columns there are, which a converter to ONNX asks for.
+            encoded["categorical"] = tf.ensure_shape(
+                tf.cast(tf.stack(positions, axis=1), tf.int32), [None, len(positions)]
+            )
         return encoded
 
     def _encode_numbers(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:

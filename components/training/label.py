@@ -15,6 +15,8 @@ from kfloop.components.training.moments import Moments
 
 # Distinct values that are named when a binary label holds something else than 0 and 1.
 _NAMED = 5
+# Of float32, with room for a prediction beyond the training data.
+_LARGEST, _SMALLEST = 1e36, 1e-36
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Label:
             values = _class_values(column)
             positions = pc.index_in(values, pa.array(self.values, values.type))
             return positions.to_numpy().astype(np.int32)
-        numbers = _decoded(column).cast(pa.float64()).to_numpy()
+        numbers = _numbers(_decoded(column))
         return numbers.astype(np.float32) if self.task == "binary" else numbers
 
     def target(self, column: pa.ChunkedArray) -> np.ndarray:
@@ -82,13 +84,14 @@ class LabelReader:
 
     def update(self, column: pa.ChunkedArray) -> None:
         """Takes in further rows."""
+        column = _decoded(column)
         self._type = column.type
         self._rows += len(column)
         self._nulls += column.null_count
         present = column.drop_null()
         kind = feature_type(column.type)
         if self._task == "regression" and kind in ("float", "int"):
-            numbers = _decoded(present).cast(pa.float64()).to_numpy()
+            numbers = _numbers(present)
             finite = numbers[np.isfinite(numbers)]
             self._unfit += len(numbers) - len(finite)
             if len(finite):  # two values are enough to see that it varies
@@ -99,7 +102,7 @@ class LabelReader:
         elif self._task == "multiclass":
             self._unfit += len(present)
         elif len(self._distinct) <= _NAMED:
-            self._distinct.update(pc.unique(_decoded(present)).to_pylist())
+            self._distinct.update(pc.unique(present).to_pylist())
 
     def label(self) -> Label:
         """Returns the label.
@@ -198,6 +201,17 @@ class LabelFitter:
         label.counts = self._counts.tolist()
         if label.task == "regression":
             label.shift, label.scale = self._moments.mean, self._moments.deviation
+            self._check_range()
+
+    def _check_range(self) -> None:
+        """Raises InputError if the graph's float32 cannot return to the label's own unit."""
+        label, low, high = self._label, *(self._bounds or (0.0, 0.0))
+        if max(-low, high) > _LARGEST or label.scale < max(_SMALLEST, 1e-7 * abs(label.shift)):
+            raise InputError(
+                f"The label {label.name!r} lies between {low:.9g} and {high:.9g}, which 32-bit "
+                "floating point cannot tell apart; scale or shift it in the query, or take its "
+                "logarithm."
+            )
 
 
 def class_weights(label: Label, wanted: str | dict[str, float]) -> list[float]:
@@ -237,11 +251,17 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns float64; whole numbers beyond 2**53 become the nearest."""
+    return column.cast(pa.float64(), safe=False).to_numpy()
+
+
 def _are_classes(column: pa.ChunkedArray, kind: str) -> bool:
-    if kind == "float":
-        numbers = _decoded(column).cast(pa.float64()).to_numpy()
-        return bool(np.isfinite(numbers).all() and (numbers == np.round(numbers)).all())
-    return kind in ("string", "int", "bool")
+    if kind in ("float", "int"):
+        numbers = _numbers(column)
+        whole = np.isfinite(numbers) & (numbers == np.round(numbers))
+        return bool((whole & (np.abs(numbers) < 2.0**63)).all())
+    return kind in ("string", "bool")
 
 
 def _class_values(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -21,6 +21,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 import numpy as np
 import onnx
 import onnxruntime
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tensorflow as tf
 import tf2onnx
@@ -73,9 +75,9 @@ def export_onnx(package: str | Path, output: str | Path) -> dict[str, Any]:
     """
     directory = Path(package)
     about = read_model_json(directory)
-    # Notices of the converter and of what it calls in TensorFlow; what fails is raised.
+    # Of the converter and of what it calls in TensorFlow; what fails is raised, in one sentence.
     for chatty in ("tf2onnx", "tensorflow"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     rows = _rows_to_compare(directory, about)
     try:
         model = _convert(directory / SAVED_MODEL, about)
@@ -87,7 +89,8 @@ def export_onnx(package: str | Path, output: str | Path) -> dict[str, Any]:
             f"The model {about.name!r} cannot be converted to ONNX ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:SHOWN]}); serve it as a SavedModel."
         ) from error
-    difference = _compare(found, directory / SAVED_MODEL, about, rows)
+    unit = _unit(directory, about)
+    difference = _compare(found, directory / SAVED_MODEL, about, rows, unit)
     told = {
         "name": about.name,
         "version": about.version,
@@ -219,14 +222,27 @@ def _run(model: Any, about: ModelPackage, rows: Arrays) -> np.ndarray:
     return found
 
 
-def _compare(found: np.ndarray, saved_model: Path, about: ModelPackage, rows: Arrays) -> float:
+def _unit(directory: Path, about: ModelPackage) -> float:
+    """Returns what a difference is small beside: 1 for probabilities, else the label's spread.
+
+    A regression answers in the label's own unit, and its float32 near 0 is as exact as the
+    spread allows and no more.
+    """
+    if about.task != "regression":
+        return 1.0
+    label = pq.read_table(directory / REFERENCE, columns=[about.label])[about.label]
+    return float(pc.stddev(label.cast(pa.float64())).as_py()) or 1.0
+
+
+def _compare(
+    found: np.ndarray, saved_model: Path, about: ModelPackage, rows: Arrays, unit: float
+) -> float:
     # What is served runs on a CPU; a GPU multiplies with fewer digits.
     with tf.device("CPU"):
         module = tf.saved_model.load(str(saved_model))
         given = {name: tf.constant(values) for name, values in rows.items()}
         expected = module.signatures["serving_default"](**given)[about.output].numpy()
-    # Relative to the values where they are large: a regression answers in the label's own unit.
-    apart = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
+    apart = np.abs(found - expected) / np.maximum(unit, np.abs(expected))
     if found.shape != expected.shape or not (apart <= TOLERANCE).all():
         raise InputError(
             f"The ONNX model of {about.name!r} predicts something else than the package, by "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The validation family's components."""
+"""KFP components of the validation family."""
 
 from typing import List, Optional
 
@@ -149,7 +149,7 @@ def validate_data(
         skew: What follows from skew: "report", "fail", or "off".
 
     Returns:
-        The decision.
+        `pass`, `fail`, or `no_data` when the statistics are of no rows.
     """
     from kfloop.components.contracts.decision import decision_metadata
     from kfloop.components.validation.findings import Limits

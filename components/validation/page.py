@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from kfloop.components.contracts.decision import STYLE, Decision, Reason, reasons_table
 from kfloop.components.validation.findings import REPORTED
+from kfloop.components.validation.schema import NOT_COUNTED
 from kfloop.components.validation.summary import Column, Summary
 
 WIDTH, HEIGHT, BARS, MOST_BARS, TOP_VALUES = 240, 60, 24, 48, 6
@@ -208,6 +209,8 @@ def _facts(column: Column) -> str:
     if column.is_time:
         return told
     spread = f"mean {_say(column, column.mean)}, sd {_say(column, column.std)}"
+    if not math.isfinite(column.mean or 0.0):
+        spread = "no mean: infinite values"
     zeros = f", {column.zeros:.1%} zero" if column.zeros else ""
     return f"{told}<div class='note'>{spread}{zeros}</div>"
 
@@ -225,6 +228,8 @@ def _say(column: Column, value: float | None) -> str:
 
 
 def _cut(text: str) -> str:
+    if text in NOT_COUNTED:
+        return "(long or no text)"
     return text if len(text) <= 24 else text[:23] + "…"
 
 

@@ -27,6 +27,8 @@ MAX_DOMAIN, MIN_ROWS_PER_VALUE = 50, 10
 # A listed column may bring this share of unlisted values (a new store, a new airport) before it
 # fails: more is a changed encoding.
 NEW_VALUES_ALLOWED = 0.1
+# What TFDV counts all texts of more than 1,024 bytes as, and those that are not UTF-8.
+NOT_COUNTED = {"__LARGE_BYTES__", "__BYTES_VALUE__"}
 
 
 def infer_schema(
@@ -196,7 +198,8 @@ def _set_domain(schema: Any, feature: Any, column: Column, is_label: bool) -> No
                 name=feature.name, value=sorted(value for value, _ in column.values)
             )
     elif feature.domain:
-        if (column.unique or 0) * MIN_ROWS_PER_VALUE > column.count:
+        hidden = any(value in NOT_COUNTED for value, _ in column.values)
+        if hidden or (column.unique or 0) * MIN_ROWS_PER_VALUE > column.count:
             feature.ClearField("domain")
         else:
             feature.distribution_constraints.min_domain_mass = 1 - NEW_VALUES_ALLOWED

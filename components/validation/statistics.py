@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from kfloop.components.contracts.dataset import (
@@ -127,12 +128,14 @@ def _measure_here(
 ) -> tuple[Any, int]:
     """Streams all batches through TFDV; returns the statistics and how many slices were small."""
     stream, rows = SlicedStream(by), 0
-    for file in files:
-        for batch in read_batches(file, window):
-            stream.add(batch)
-            if (rows + batch.num_rows) // PROGRESS_ROWS > rows // PROGRESS_ROWS:
-                print(f"measured {rows + batch.num_rows:,} rows", flush=True)
-            rows += batch.num_rows
+    # TFDV computes means of infinite values too; that they are infinite is told by a check.
+    with np.errstate(invalid="ignore"):
+        for file in files:
+            for batch in read_batches(file, window):
+                stream.add(batch)
+                if (rows + batch.num_rows) // PROGRESS_ROWS > rows // PROGRESS_ROWS:
+                    print(f"measured {rows + batch.num_rows:,} rows", flush=True)
+                rows += batch.num_rows
     measured = stream.statistics(minimum_slice_size)
     return measured, len(stream.names) - (len(measured.datasets) - 1)
 

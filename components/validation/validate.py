@@ -68,7 +68,7 @@ def validate_data(
         label: Label column; judged where the environment expects it.
         environment: The schema's environment: TRAINING (with the label) or SERVING (without).
         baseline: Statistics to compare with, slice by slice where both have slices; empty for
-            none.
+            none, as are the same statistics once more.
         rules: Rules over the statistics, see rules.py.
         ignore: Columns that are not judged.
         limits: What is tolerated; the defaults of `Limits` when absent.
@@ -86,7 +86,9 @@ def validate_data(
     parsed_rules = [parse_rule(rule) for rule in rules or []]
     current = _without(read_statistics(statistics), ignore or [])
     expected = _schema_without(read_schema_file(schema), ignore or [])
-    before = _without(read_statistics(baseline), ignore or []) if baseline else None
+    # Where the training data has no end yet it is its own baseline: nothing to compare.
+    own = bool(baseline) and Path(baseline).read_bytes() == Path(statistics).read_bytes()
+    before = _without(read_statistics(baseline), ignore or []) if baseline and not own else None
     served = _without(read_statistics(serving), ignore or []) if serving else None
     now = summarize(current)
 

@@ -9,6 +9,7 @@ from typing import Any
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.local import environments
 from kfloop.pipelines.local.cache import digest_source
+from kfloop.pipelines.local.executors import ImageEnvironment, Listener
 from kfloop.pipelines.local.git import git_commit
 from kfloop.pipelines.local.pipeline_spec import (
     PipelineSpec,
@@ -18,12 +19,7 @@ from kfloop.pipelines.local.pipeline_spec import (
 )
 from kfloop.pipelines.local.record import RunRecord
 from kfloop.pipelines.local.report import write_report
-from kfloop.pipelines.local.runner import (
-    ImageEnvironment,
-    Listener,
-    PipelineFailed,
-    run_pipeline,
-)
+from kfloop.pipelines.local.runner import PipelineFailed, run_pipeline
 
 
 def run_locally(

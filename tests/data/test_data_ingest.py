@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import json
 import os
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +34,13 @@ def source(tmp_path: Path, name: str, content: str | bytes) -> str:
             '{"day": "2024-01-01", "value": 1}\n{"day": "2024-01-02", "value": null}\n'
             '{"day": "2024-01-03", "value": 3}\n',
         ),
+        (
+            "days.json",
+            '[{"day": "2024-01-01", "value": 1}, {"day": "2024-01-02", "value": null},\n'
+            ' {"day": "2024-01-03", "value": 3}]',
+        ),
+        ("days.tsv", "\ufeff" + CSV.replace(",", "\t")),
+        ("excel.csv", "\r\n" + CSV.replace(",", ";").replace("\n", "\r\n")),
     ],
 )
 def test_text_formats_give_the_same_table(tmp_path: Path, name: str, content: str | bytes) -> None:
@@ -49,6 +57,77 @@ def test_text_formats_give_the_same_table(tmp_path: Path, name: str, content: st
     json.dumps(metadata, allow_nan=False)
 
 
+LINES = "day,value,note\n" + "2024-01-01,1,a\n" * 50
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "short.csv",
+            LINES + "2024-01-01,1\n",
+            "line 52 of short.csv has 2 values, its first line",
+        ),
+        # DuckDB by itself reads the long line alone, and no other.
+        ("long.csv", LINES + "2024-01-01,1,a,b\n", "line 52 of long.csv has 4 values, its first"),
+        ("cut.csv.gz", gzip.compress(LINES.encode())[:-20], "cut.csv.gz is cut off or damaged"),
+        ("cut.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], "cut.jsonl.gz is cut off"),
+        (
+            "latin.csv",
+            (LINES + "2024-01-01,1,é\n").encode("latin-1"),
+            r"not UTF-8 text \(byte 0xe9",
+        ),
+        ("utf16.csv", LINES.encode("utf-16"), "not UTF-8 text"),
+    ],
+)
+def test_no_line_is_left_out_of_a_text_that_is_damaged(
+    tmp_path: Path, name: str, content: str | bytes, told: str
+) -> None:
+    with pytest.raises(InputError, match=told) as error:
+        ingest([{"name": "t", "uri": source(tmp_path, name, content)}], tmp_path / "tables")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_dates_that_could_be_day_or_month_first_stay_text(tmp_path: Path, capsys) -> None:
+    """Of months' first days DuckDB makes twelve days of January."""
+    months = "".join(f"{month:02d}/01/2024,{month}\n" for month in range(1, 13))
+    uri = source(tmp_path, "months.csv", "month,value\n" + months)
+    ingest([{"name": "months", "uri": uri}], tmp_path / "tables")
+    assert read_dataset(tmp_path / "tables" / "months")["month"][1].as_py() == "02/01/2024"
+    assert "could be day or month first; say which in the query" in capsys.readouterr().out
+
+
+def test_dates_of_which_one_shows_the_order_are_dates(tmp_path: Path) -> None:
+    uri = source(tmp_path, "days.csv", "day,value\n02/01/2024,1\n02/29/2024,2\n")
+    ingest([{"name": "days", "uri": uri}], tmp_path / "tables")
+    assert read_dataset(tmp_path / "tables" / "days")["day"].to_pylist() == [
+        date(2024, 2, 1),
+        date(2024, 2, 29),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [("NA", 'TRY_CAST("x" AS DOUBLE)'), ("0,5", "replace(\"x\", ',', '.')")],
+)
+def test_a_column_that_is_text_because_of_a_few_values_is_told(
+    tmp_path: Path, capsys, other: str, told: str
+) -> None:
+    lines = "".join(f"{number};7\n" for number in range(20))
+    uri = source(tmp_path, "t.csv", f"x;y\n{lines}{other};7\n")
+    ingest([{"name": "t", "uri": uri}], tmp_path / "tables")
+    printed = capsys.readouterr().out
+    assert f"t: 'x' is text, since it holds '{other}'" in printed
+    assert told in printed
+
+
+def test_a_value_that_is_a_number_here_and_a_text_there_is_a_text(tmp_path: Path) -> None:
+    uri = source(tmp_path, "mixed.jsonl", '{"a": 1}\n{"a": "x"}\n{}\n')
+    ingest([{"name": "mixed", "uri": uri}], tmp_path / "tables")
+    assert read_dataset(tmp_path / "tables" / "mixed")["a"].to_pylist() == ["1", "x", None]
+
+
 def test_a_directory_and_a_glob_read_every_file_and_skip_bookkeeping(tmp_path: Path) -> None:
     for number in (1, 2):
         file = tmp_path / "in" / f"{number}.parquet"
@@ -58,6 +137,15 @@ def test_a_directory_and_a_glob_read_every_file_and_skip_bookkeeping(tmp_path: P
     for uri in (str(tmp_path / "in"), str(tmp_path / "in" / "*.parquet")):
         ingest([{"name": "numbers", "uri": uri}], tmp_path / "tables")
         assert read_dataset(tmp_path / "tables" / "numbers")["x"].to_pylist() == [1, 2]
+
+
+def test_a_json_file_beside_data_is_no_data_unless_it_is_named(tmp_path: Path) -> None:
+    source(tmp_path, "in/days.csv", CSV)
+    about = source(tmp_path, "in/about.json", '{"by": "me"}')
+    ingest([{"name": "days", "uri": str(tmp_path / "in")}], tmp_path / "tables")
+    assert read_dataset(tmp_path / "tables" / "days").column_names == ["day", "value"]
+    ingest([{"name": "about", "uri": about}], tmp_path / "tables")
+    assert read_dataset(tmp_path / "tables" / "about").to_pylist() == [{"by": "me"}]
 
 
 def test_files_whose_columns_differ_are_joined_by_name(tmp_path: Path) -> None:

@@ -58,6 +58,37 @@ def test_rows_of_one_instant_stay_together(tmp_path: Path) -> None:
     assert evaluation["row"].to_pylist() == [2, 3, 4, 5]
 
 
+def test_what_comes_after_the_first_instant_evaluates_when_most_rows_are_of_it(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, [0] * 9 + [1])
+    train, evaluation = parts(tmp_path, timestamp="at", fraction=0.2)
+    assert (train.num_rows, evaluation["row"].to_pylist()) == (9, [9])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"timestamp": "at"}, "'at' is the same in all rows; split by another column"),
+        ({"method": "hash", "key": "key", "fraction": 0.001}, "'key' has 2 values, too few"),
+        ({"timestamp": "at", "since": "2025-01-01"}, "there is no row; check since and until"),
+    ],
+)
+def test_why_a_part_is_empty_is_told(
+    tmp_path: Path, settings: dict[str, object], told: str
+) -> None:
+    write(tmp_path, [0, 0], ["a", "b"])
+    with pytest.raises(InputError, match=told):
+        parts(tmp_path, **settings)
+
+
+def test_a_time_of_no_calendar_year_gets_one_sentence(tmp_path: Path) -> None:
+    """DuckDB's infinity, and dates that are placeholders."""
+    times = pa.array([0, 2**63 - 1], pa.timestamp("us"))
+    with pytest.raises(InputError, match="'at' holds a time that is not in the years 1 to 9999"):
+        write_dataset(pa.table({"at": times}), tmp_path / "all", "at")
+
+
 def test_a_key_keeps_its_side_when_data_is_added(tmp_path: Path) -> None:
     write(tmp_path, [0] * 200)
     before = set(parts(tmp_path, method="hash", key="key")[1]["key"].to_pylist())

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our manifest to and from KServe's Knative mode, without a cluster."""
+"""KServe's Knative mode: our manifest to and from it, and its revisions."""
 
 import copy
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kubernetes_bench import MODES, REAL, ROW, SERVICE, bench
 
 from kfloop.components.contracts.deployment_record import RECORD_ANNOTATION, Target
 from kfloop.components.contracts.errors import InputError
 from kfloop.components.deployment import knative
+from kfloop.components.deployment.backend import KNATIVE, connect
+from kfloop.components.deployment.client import ServiceClient
 from kfloop.components.deployment.manifest import (
     Manifest,
     new_service,
@@ -172,3 +176,39 @@ def test_a_candidate_of_somebody_else_is_not_guessed_about() -> None:
     record = record_of(knative.from_knative(other))
     assert record.stable.version == "1"
     assert record.candidate.storage_uri.endswith("/9")
+
+
+@pytest.mark.skipif(KNATIVE not in MODES, reason="KFLOOP_TEST_MODES leaves Knative out")
+def test_each_version_has_the_address_and_the_name_of_its_revision(tmp_path: Path) -> None:
+    with bench(KNATIVE, tmp_path) as cluster:
+        cluster.deploy(1)
+        cluster.deploy(2, 20)
+        found = connect().status(SERVICE).predictors
+        for version in (1, 2):
+            predictor = found[f"v{version}"]
+            assert predictor.workload == f"{SERVICE}-predictor-0000{version}"
+            with ServiceClient(predictor.url, SERVICE) as client:
+                assert client.predict([ROW]).model_version == str(version)
+
+
+@pytest.mark.skipif(KNATIVE not in MODES, reason="KFLOOP_TEST_MODES leaves Knative out")
+def test_a_split_leaves_the_live_version_its_share_after_a_promotion(tmp_path: Path) -> None:
+    with bench(KNATIVE, tmp_path) as cluster:
+        cluster.deploy(1)
+        cluster.deploy(2)
+        cluster.promote(2)
+        cluster.deploy(3, 20)
+        assert set(cluster.answering()) == {"2", "3"}
+        cluster.roll_back(3)
+        assert cluster.answering() == {"2": 40}
+
+
+@pytest.mark.skipif(bool(REAL), reason="a real cluster does not fail on demand")
+def test_a_version_that_knative_refuses_is_told_and_taken_away(tmp_path: Path) -> None:
+    with bench(KNATIVE, tmp_path) as cluster:
+        cluster.deploy(1)
+        cluster.kserve.fail(cluster.model(2), "refused")
+        with pytest.raises(InputError, match=r"must not set the field\(s\): .*nodeSelector"):
+            cluster.deploy(2, 10)
+        assert cluster.live == "1"
+        assert cluster.answering() == {"1": 40}

@@ -60,7 +60,7 @@ def owner(preset: str, version: str, namespace: str) -> dict[str, str]:
     return {
         "kfloop": {"model": "late", "version": version, "namespace": namespace},
         "knative": {"namespace_name": namespace, "revision_name": name},
-        "knative-otel": {"k8s_namespace_name": namespace, "kn_revision_name": name},
+        "knative-otel": {},
         "istio": {
             "destination_service_namespace": namespace,
             "destination_service_name": name,
@@ -73,7 +73,13 @@ def owner(preset: str, version: str, namespace: str) -> dict[str, str]:
 def count(exporter: Exporter, version: str, counts: tuple[int, int, int], namespace: str) -> None:
     """Sets every preset's metrics of a version: quick is 2 ms, slow 800 ms."""
     quick, slow, failed = counts
+    if namespace == "ml":
+        # A queue proxy is of one revision.
+        names = {"k8s_namespace_name": namespace, "kn_revision_name": NAMES[version]}
+        exporter.set("target_info", 1, **names)
     for preset, ((total, buckets, unit), good, bad) in LIKE.items():
+        if preset == "knative-otel" and namespace != "ml":
+            continue
         labels = owner(preset, version, namespace)
         exporter.set(total, quick + slow, **labels, **good)
         exporter.set(total, failed, **labels, **bad)

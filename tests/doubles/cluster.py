@@ -14,6 +14,7 @@ from .verbs import Options
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 SOURCE_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
 REVISION_LABEL = "serving.knative.dev/revision"
+SERVICE_TYPE_LABEL = "networking.internal.knative.dev/serviceType"
 ISVCS, DEPLOYMENTS = "inferenceservices.serving.kserve.io", "deployments.apps"
 KSERVICES, REVISIONS = "services.serving.knative.dev", "revisions.serving.knative.dev"
 ROUTES = "httproutes.gateway.networking.k8s.io"

@@ -45,6 +45,7 @@ class DataPlane:
         hosts: Site by host name.
         endpoints: Models of the ready pods, by namespace and Service; a Service without ready
             pods has an empty list.
+        activated: Services whose endpoints are Knative's activator, in another namespace.
         answered: How many requests each model version answered.
     """
 
@@ -52,6 +53,7 @@ class DataPlane:
         self.sites: dict[Site, list[Backend]] = {}
         self.hosts: dict[str, Site] = {}
         self.endpoints: dict[tuple[str, str], list[Model]] = {}
+        self.activated: set[tuple[str, str]] = set()
         self.answered: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -110,8 +112,12 @@ class DataPlane:
         headers: dict[str, str],
         body: bytes,
     ) -> Answer:
-        """Answers a request through the API server's service proxy: that Service alone."""
-        models = self.endpoints.get((namespace, service.removesuffix("-private")), [])
+        """Answers a request through the API server's service proxy: that Service alone.
+
+        The API server takes no endpoint that is a pod of another namespace.
+        """
+        site = (namespace, service)
+        models = [] if site in self.activated else self.endpoints.get(site, [])
         named = f"{service}:{port}" if port else service
         if port not in ("", "80", "http", "8080", "http1"):
             models = []

@@ -41,6 +41,10 @@ class NoRuntimeError(Exception):
     """No ServingRuntime serves a model's format."""
 
 
+class RefusedError(Exception):
+    """A webhook refuses what KServe writes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """The parts of the ConfigMap inferenceservice-config that the simulation reads."""

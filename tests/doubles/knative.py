@@ -7,7 +7,7 @@ in `knative_serving`.
 
 from typing import Any
 
-from .admission import KNATIVE
+from .admission import KNATIVE, storage_uri
 from .cluster import (
     ISVCS,
     KSERVICES,
@@ -23,6 +23,7 @@ from .failures import Failures
 from .isvc import (
     Config,
     NoRuntimeError,
+    RefusedError,
     check_runtime,
     internal_error,
     is_stopped,
@@ -40,6 +41,11 @@ from .urls import Urls
 TAG_ROUTING = "serving.kserve.io/enable-tag-routing"
 NOT_INSTALLED = (
     "It is not possible to use Knative deployment mode when Knative Services are not available"
+)
+REFUSED = (
+    'fails to reconcile predictor: admission webhook "validation.webhook.serving.knative.dev" '
+    "denied the request: validation failed: must not set the field(s): "
+    "spec.template.spec.nodeSelector"
 )
 
 
@@ -63,6 +69,10 @@ class KnativeMode:
             known = self._service(isvc, status, config)
         except NoRuntimeError as error:
             internal_error(self._api, isvc, error)
+        except RefusedError as error:
+            internal_error(self._api, isvc, error)
+            told = {"reason": "ReconcileFailed", "message": str(error)}
+            set_part(self._api, status, "PredictorReady", "False", **told)
         else:
             if known is None:
                 self._stop(isvc, status)
@@ -81,6 +91,8 @@ class KnativeMode:
                 self._api.delete(KSERVICES, name, namespace)
             return None
         template = pod_template(self._api, isvc, predictor, config)
+        if self._failures.of(storage_uri(predictor)).kind == "refused":
+            raise RefusedError(REFUSED)
         scale = {"minReplicas": "min-scale", "maxReplicas": "max-scale"}
         for field, key in scale.items():
             if predictor.get(field) is not None:
@@ -139,12 +151,12 @@ class KnativeMode:
         propagate_model_status(status, pods, loaded, failed)
         if is_true(status["conditions"], "PredictorReady"):
             set_part(self._api, status, "IngressReady", "True")
-            status["url"] = self._urls.public(name, namespace, config)
+            # As without Istio (`disableIstioVirtualHost`): Knative's own name of the predictor.
             service = predictor_name(name, isvc["spec"]["predictor"].get("name", ""))
+            status["url"] = self._urls.knative(service, namespace, config)
             status["address"] = {"url": f"http://{service}.{namespace}.svc.cluster.local"}
         elif not status.get("url"):
-            told = {"reason": "Predictor ingress not created"}
-            set_part(self._api, status, "IngressReady", "False", **told)
+            set_part(self._api, status, "IngressReady", "Unknown")
         set_part(self._api, status, "Stopped", "False")
 
     def _stop(self, isvc: Object, status: dict[str, Any]) -> None:

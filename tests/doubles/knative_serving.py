@@ -7,6 +7,7 @@ from .cluster import (
     KSERVICES,
     REVISION_LABEL,
     REVISIONS,
+    SERVICE_TYPE_LABEL,
     SOURCE_ANNOTATION,
     ensure,
     find_condition,
@@ -41,15 +42,19 @@ class KnativeServing:
         """Takes one Knative Service a step further."""
         revisions = self._revisions(service)
         template = service["spec"]["template"]
-        if not revisions or revisions[-1]["spec"] != template:
-            revisions.append(self._create(service, len(revisions) + 1, template))
         status = copied(service.get("status") or {"conditions": []})
+        changed = not revisions or revisions[-1]["spec"] != template
+        # The route is quicker than the configuration: a new split is there before its revision.
+        unseen = status.get("observedGeneration", 0) < service["metadata"]["generation"]
+        late = bool(changed and revisions and unseen)
+        if changed and not late:
+            revisions.append(self._create(service, len(revisions) + 1, template))
         status["observedGeneration"] = service["metadata"]["generation"]
         status["latestCreatedRevisionName"] = revisions[-1]["metadata"]["name"]
         ready = [revision for revision in revisions if _ready(revision)]
         if ready:
             status["latestReadyRevisionName"] = ready[-1]["metadata"]["name"]
-        self._conditions(service, status, revisions, config)
+        self._conditions(service, status, revisions, config, late)
         routed = {target["revisionName"] for target in status.get("traffic", [])}
         for revision in revisions:
             newest = revision is revisions[-1]
@@ -81,8 +86,15 @@ class KnativeServing:
             }
         )
         isvc = metadata["name"].removesuffix("-predictor")
-        manifest = service_manifest(name, metadata["namespace"], isvc, {REVISION_LABEL: name})
-        ensure(self._api, "services", manifest, revision)
+        for kind, suffix in (("Public", ""), ("Private", "-private")):
+            manifest = service_manifest(
+                f"{name}{suffix}", metadata["namespace"], isvc, {REVISION_LABEL: name}
+            )
+            manifest["metadata"]["labels"][SERVICE_TYPE_LABEL] = kind
+            if kind == "Public":
+                # Knative writes its endpoints itself: the activator's, or the pods'.
+                del manifest["spec"]["selector"]
+            ensure(self._api, "services", manifest, revision)
         return revision
 
     def _tick_revision(self, revision: Object, wanted: bool) -> None:
@@ -133,18 +145,23 @@ class KnativeServing:
         return "Unknown", "Deploying", ""
 
     def _conditions(
-        self, service: Object, status: dict[str, Any], revisions: list[Object], config: Config
+        self,
+        service: Object,
+        status: dict[str, Any],
+        revisions: list[Object],
+        config: Config,
+        late: bool,
     ) -> None:
         conditions = status["conditions"]
         latest = revisions[-1]
         mine = find_condition((latest.get("status") or {}).get("conditions"), "Ready")
-        if mine.get("status") == "False":
+        if mine.get("status") == "False" and not late:
             name, why = latest["metadata"]["name"], mine.get("message", "")
             text = f'Revision "{name}" failed with message: {why}.'
             told = {"reason": "RevisionFailed", "message": text}
         else:
-            told = {}
-        state = mine.get("status", "Unknown")
+            told = {"reason": "OutOfDate"} if late else {}
+        state = "Unknown" if late else mine.get("status", "Unknown")
         set_condition(self._api, conditions, "ConfigurationsReady", state, **told)
         routed, problem = self._route(service, status, revisions, config)
         told_route = {"reason": "RevisionMissing", "message": problem} if problem else {}
@@ -184,11 +201,8 @@ class KnativeServing:
         status["traffic"] = traffic
         status["url"] = self._urls.knative(name, namespace, config)
         status["address"] = {"url": f"http://{name}.{namespace}.svc.cluster.local"}
-        isvc = name.removesuffix("-predictor")
         hosts = [self._urls.knative_host(name, namespace, config)]
         self._gateway.publish(namespace, name, hosts, backends)
-        public = self._urls.host(isvc, namespace, config)
-        self._gateway.publish(namespace, isvc, [public], backends)
         return True, ""
 
     def sites(self, service: Object) -> set[tuple[str, str]]:
@@ -196,7 +210,7 @@ class KnativeServing:
         metadata = service["metadata"]
         name, namespace = metadata["name"], metadata["namespace"]
         tags = [t["tag"] for t in (service.get("status") or {}).get("traffic", []) if "tag" in t]
-        names = [name, name.removesuffix("-predictor"), *(f"{tag}-{name}" for tag in tags)]
+        names = [name, *(f"{tag}-{name}" for tag in tags)]
         return {(namespace, each) for each in names}
 
 

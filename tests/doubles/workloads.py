@@ -9,6 +9,7 @@ from .cluster import (
     ISVC_LABEL,
     REVISION_LABEL,
     ROUTES,
+    SERVICE_TYPE_LABEL,
     SOURCE_ANNOTATION,
     find_condition,
     fingerprint,
@@ -219,10 +220,15 @@ class Endpoints:
     def tick(self) -> None:
         """Looks for the ready pods of every Service."""
         found: dict[tuple[str, str], list[Model]] = {}
+        activated = set()
         pods = self._api.list("pods")
         for service in self._api.list("services"):
             metadata = service["metadata"]
             selector = service["spec"].get("selector") or {}
+            if metadata.get("labels", {}).get(SERVICE_TYPE_LABEL) == "Public":
+                # The endpoints are the activator's, as long as there are few pods.
+                activated.add((metadata["namespace"], metadata["name"]))
+                selector = {REVISION_LABEL: metadata["labels"][REVISION_LABEL]}
             found[metadata["namespace"], metadata["name"]] = [
                 self.model_of(pod)
                 for pod in pods
@@ -231,7 +237,7 @@ class Endpoints:
                 and selector.items() <= pod["metadata"].get("labels", {}).items()
                 and _ready(pod)
             ]
-        self._plane.endpoints = found
+        self._plane.endpoints, self._plane.activated = found, activated
 
     def model_of(self, pod: Object) -> Model:
         """Returns the model that a pod serves."""

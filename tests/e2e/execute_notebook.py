@@ -17,7 +17,7 @@ START_KERNEL = (
     "import sys; sys.path.append(sys.argv.pop(1)); "
     "from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
 )
-CELL_SECONDS = 240
+CELL_SECONDS = 900
 
 
 def main() -> None:

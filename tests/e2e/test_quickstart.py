@@ -38,7 +38,7 @@ def cells(tmp_path_factory, api) -> list[dict]:
         done = subprocess.run(
             [sys.executable, program, packages.path, NOTEBOOK, result],
             cwd=directory,
-            env={**os.environ, "KFP_HOST": api.url},
+            env={**os.environ, "KF_PIPELINES_ENDPOINT": api.url},
             capture_output=True,
             text=True,
             check=False,
@@ -89,7 +89,7 @@ def test_the_model_learned_what_the_trips_were_made_of(cells):
 def test_the_same_pipeline_is_submitted(cells, api):
     (run,) = api.runs()
     assert run["pipeline_spec"]["pipelineInfo"]["name"] == "bikes"
-    assert run["runtime_config"]["parameters"]["models"] == "/mnt/models"
+    assert run["runtime_config"]["parameters"]["models"] == "gs://your-bucket/models"
 
 
 def test_the_notebook_is_kept_without_outputs():

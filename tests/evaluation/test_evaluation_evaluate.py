@@ -163,6 +163,14 @@ def test_no_rows_is_an_outcome_and_not_a_pass(workspace):
     assert workspace.gate().decision == "no_data"
 
 
+def test_whole_numbers_beyond_those_of_a_float_are_rounded(workspace):
+    table = toy_table("regression")
+    index = table.column_names.index("label")
+    table = table.set_column(index, "label", pa.array([2**60 + 1] * table.num_rows))
+    document = workspace.evaluate(table, "regression").document
+    assert document["metrics"]["mae"]["value"] == pytest.approx(2**60)
+
+
 def test_a_label_with_one_value_leaves_the_auc_unknown_and_the_gate_without_data(workspace):
     table = toy_table("binary")
     index = table.column_names.index("label")

@@ -82,6 +82,7 @@ def test_failed_requests_are_not_compared(tmp_path: Path, repo: Path) -> None:
 
 def test_without_features_there_is_nothing_to_compare(tmp_path: Path, repo: Path) -> None:
     assert detect(tmp_path, repo, log(tmp_path, repo, "plain"), feature_service="") == "no_data"
+    assert "there is no feature service" in read_decision(tmp_path / "decision.json").summary
 
 
 def test_an_absent_repository_is_named(tmp_path: Path, repo: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 from kfloop.components.contracts.errors import InputError
 from kfloop.pipelines.local import environments
+from kfloop.pipelines.local.executors import ImageEnvironment
 from kfloop.pipelines.local.pipeline_spec import PipelineSpec
 from kfloop.pipelines.local.record import TaskRecord
 from kfloop.pipelines.local.run import image_environments, read_pipeline
-from kfloop.pipelines.local.runner import ImageEnvironment, PipelineFailed, run_pipeline
+from kfloop.pipelines.local.runner import PipelineFailed, run_pipeline
 from kfloop.testing.artifact import Artifact
 
 INSTALLS = "python3 -m pip install"

@@ -13,14 +13,10 @@ import pytest
 from kfp import compiler, dsl
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.pipelines.local.executors import ImageEnvironment, Quiet
 from kfloop.pipelines.local.pipeline_spec import load_pipeline
 from kfloop.pipelines.local.record import RunRecord, read_run
-from kfloop.pipelines.local.runner import (
-    ImageEnvironment,
-    PipelineFailed,
-    Quiet,
-    run_pipeline,
-)
+from kfloop.pipelines.local.runner import PipelineFailed, run_pipeline
 
 IMAGE = "kfloop/test:0.1.0"
 component = dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -82,6 +78,11 @@ def count_runs(path: str, text: str, data: dsl.Output[dsl.Dataset]):
         file.write("x")
     with open(data.path, "w") as file:
         file.write(text)
+
+
+@component
+def double(number: int) -> int:
+    return 2 * number
 
 
 @component
@@ -206,6 +207,16 @@ def test_loops_over_items_with_fields(run):
 
     record = run(pipeline)
     assert sorted(t.returned["Output"] for t in record.tasks) == ["x", "y"]
+
+
+def test_a_loop_item_of_the_wrong_type_fails_the_run(run):
+    @dsl.pipeline
+    def pipeline(items: list[int]):
+        with dsl.ParallelFor(items) as item:
+            double(number=item)
+
+    with pytest.raises(PipelineFailed, match="'many', which is not a whole number"):
+        run(pipeline, items=[1, "many"])
 
 
 def test_a_declared_output_that_is_not_written_fails_the_task(run):

@@ -59,6 +59,22 @@ def test_a_model_that_became_worse_fails_and_says_by_how_much(tmp_path: Path, mo
     assert "at release 0.79: worse by" in report.decision.summary
 
 
+def test_a_share_of_the_value_at_release_is_told_as_one(tmp_path: Path, model: str) -> None:
+    limits = {"auc": {"maximum_relative_drop": 0.125}}
+    report = measure(tmp_path, model, mislead(people(4000, seed=1), 0.6), thresholds=limits)
+    (reason,) = [one for one in report.decision.reasons if one.check == "maximum_relative_drop"]
+    assert isinstance(reason.value, float) and reason.value > 0.125
+    assert f"worse by {reason.value:.1%}, allowed 12.5%" in report.decision.summary
+
+
+def test_a_model_that_became_better_is_told_so(tmp_path: Path, model: str) -> None:
+    columns = people(4000, seed=1)
+    right = columns | {"churned": np.asarray(columns["prediction"]) > 0.5}
+    report = measure(tmp_path, model, right)
+    assert "auc is 1" in report.decision.summary
+    assert "at release 0.79: better by 0.21, allowed" in report.decision.summary
+
+
 def test_a_drop_within_chance_is_not_a_failure(tmp_path: Path, model: str) -> None:
     columns = mislead(people(60, seed=2), 0.15)
     report = measure(tmp_path, model, columns, minimum_rows=50)
@@ -166,6 +182,7 @@ def test_the_page_shows_metrics_and_reliability_offline(tmp_path: Path, model: s
         ({"thresholds": {"mae": {"maximum": 1.0}}}, "'mae', which a binary model does not have"),
         ({"thresholds": {"auc": {"max_drop": 1.0}}}, "'max_drop'; there are maximum_drop"),
         ({"thresholds": {"auc": 0.7}}, "of auc is 0.7; write it like"),
+        ({"thresholds": {"auc": {}}}, "of auc is {}; write it like"),
         ({"label": "visits"}, "'visits' of a binary model holds"),
     ],
 )

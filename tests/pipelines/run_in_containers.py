@@ -32,9 +32,10 @@ from kfloop.components.images import image
 from kfloop.pipelines.arguments import pipeline_arguments
 from kfloop.pipelines.catalogue import compiled_path
 from kfloop.pipelines.local import environments
+from kfloop.pipelines.local.executors import ImageEnvironment, Quiet
 from kfloop.pipelines.local.pipeline_spec import PipelineSpec, load_pipeline
 from kfloop.pipelines.local.record import FAILED, RunRecord, TaskRecord
-from kfloop.pipelines.local.runner import ImageEnvironment, PipelineFailed, Quiet, run_pipeline
+from kfloop.pipelines.local.runner import PipelineFailed, run_pipeline
 from kfloop.pipelines.loop import load_loop
 
 TESTS = Path(__file__).parents[1]

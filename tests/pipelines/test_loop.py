@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mistake in a loop file is named by key and line, before anything runs."""
 
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from kfloop.components.contracts.errors import InputError
+from kfloop.components.training.hyperparameters import Hyperparameters
 from kfloop.pipelines.arguments import pipeline_arguments
 from kfloop.pipelines.catalogue import PIPELINES, compiled_path
 from kfloop.pipelines.local.pipeline_spec import load_pipeline, resolve_arguments
@@ -129,6 +132,50 @@ def test_names_what_the_gate_cannot_judge_by(write, gate, evaluation, sentence):
     text = GOOD.replace("gate:\n  thresholds: {rmse: 5}\n", f"gate: {gate}\n")
     with pytest.raises(InputError, match=sentence):
         load_loop(write(f"{text}evaluation: {evaluation}\n"))
+
+
+@pytest.mark.parametrize(
+    ("performance", "sentence"),
+    [
+        ("{auc: {maximum_drop: 1}}", "line 12: monitoring.performance.auc: monitoring of regress.*"
+         "measures mae, rmse"),
+        ("{rmse: {max_drop: 1}}", "performance.rmse: takes maximum_drop, maximum_relative_drop"),
+        ("{rmse: {}}", "performance.rmse: takes maximum_drop"),
+        ("{rmse: 3}", "monitoring.performance.rmse: "),
+    ],
+)  # fmt: skip
+def test_names_what_monitoring_cannot_judge_by(write, performance, sentence):
+    text = GOOD.partition("gate:")[0]
+    with pytest.raises(InputError, match=sentence):
+        load_loop(write(f"{text}monitoring: {{performance: {performance}}}\n"))
+
+
+def test_a_loop_may_limit_a_drop_as_a_share(write, tmp_path):
+    text = GOOD + "monitoring: {performance: {mae: {maximum_relative_drop: 0.1}}}\n"
+    loop, base = load_loop(write(text))
+    arguments = pipeline_arguments("monitoring", loop, base, tmp_path)
+    assert arguments["performance_thresholds"] == {"mae": {"maximum_relative_drop": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "sentence"),
+    [
+        ("{layers: 3}", "line 12: training.hyperparameters: Unknown hyperparameter 'layers'"),
+        ("{hidden: 64}", "hyperparameters: .* hidden is 64; it must be a list"),
+        ("{schedule: linear}", "hyperparameters: .* schedule is 'linear'; it must be one of"),
+    ],
+)
+def test_names_a_mistake_of_a_hyperparameter(write, hyperparameters, sentence):
+    text = GOOD.replace("  epochs: 3\n", f"  epochs: 3\n  hyperparameters: {hyperparameters}\n")
+    with pytest.raises(InputError, match=sentence):
+        load_loop(write(text))
+
+
+def test_a_module_of_ones_own_reads_other_hyperparameters(write, tmp_path):
+    (tmp_path / "net.py").write_text("")
+    own = "  epochs: 3\n  module: net.py\n  hyperparameters: {layers: 3}\n"
+    loop, _ = load_loop(write(GOOD.replace("  epochs: 3\n", own)))
+    assert loop.training.hyperparameters == {"layers": 3}
 
 
 def test_costs_belong_to_the_threshold_they_choose(write):
@@ -328,12 +375,28 @@ def test_a_loop_gives_every_parameter_a_pipeline_needs(write, tmp_path, pipeline
     assert resolve_arguments(spec, arguments)
 
 
+@pytest.mark.parametrize("pipeline", sorted(PIPELINES))
+def test_a_loop_file_and_the_form_of_a_run_have_the_same_defaults(write, tmp_path, pipeline):
+    loop, base = load_loop(write(GOOD.partition("training:")[0]))
+    declared = load_pipeline(compiled_path(pipeline)).root["inputDefinitions"]["parameters"]
+    of_this_loop = {"name", "timestamp", "entities", "history", "drift_history"}
+    for name, value in pipeline_arguments(pipeline, loop, base, tmp_path).items():
+        if name not in of_this_loop and "defaultValue" in declared[name]:
+            assert value == declared[name]["defaultValue"], name
+
+
 def test_the_docs_explain_every_key():
     text = (Path(__file__).parents[2] / "docs" / "loop-file.md").read_text()
+    assert [
+        each.name for each in fields(Hyperparameters) if f"\n| `{each.name}` |" not in text
+    ] == []
     sections = [Loop]
     while sections:
         for name, field in sections.pop().model_fields.items():
-            assert f"{field.alias or name}" in text, name
+            key = field.alias or name
+            # In a table, as the key of an example, or as a heading.
+            said = rf"`[\w.]*\b{key}[`.]|\b{key}:|^## .*\b{key}\b"
+            assert re.search(said, text, re.MULTILINE), key
             for inner in [field.annotation, *get_args(field.annotation)]:
                 if isinstance(inner, type) and issubclass(inner, BaseModel):
                     sections.append(inner)

@@ -79,6 +79,7 @@ def test_every_input_and_output_is_described(pages):
     for page in pages.values():
         ports = [*page.input_artifacts, *page.parameters, *page.output_artifacts]
         assert not [port.name for port in ports if not port.description], page.name
+        assert page.returns or not page.output_parameters, page.name
         assert page.failures, f"the core of {page.name} has no Raises section"
 
 
@@ -181,7 +182,9 @@ def test_blocks_of_python_and_yaml_can_be_read(path):
 
 
 @pytest.mark.parametrize(
-    "path", [*sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"], ids=lambda path: path.stem
+    "path",
+    [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"],
+    ids=lambda path: path.stem,
 )
 def test_commands_in_the_docs_exist(path):
     for command in re.findall(r"kfloop ([a-z][a-z-]+)", " ".join(_code(path))):

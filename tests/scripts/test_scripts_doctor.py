@@ -20,7 +20,11 @@ name: bikes
 task: regression
 sources: {trips: {uri: "gs://${BUCKET}/trips.csv"}}
 examples: {query: SELECT * FROM trips, label: minutes, timestamp: at}
-serving: {model_repository: "gs://bikes/models", inference_log: "gs://bikes/log"}
+serving:
+  model_repository: gs://bikes/models
+  inference_log: http://kfloop-payload-logger.ml
+  canary: {source: metrics}
+monitoring: {inference_log: "gs://bikes/log"}
 resources: {train_model: {gpu: 2}}
 secrets: {BUCKET: {secret: bikes, key: bucket}}
 """
@@ -136,6 +140,7 @@ def test_a_cluster_that_lacks_nothing_is_all_ok(api, told):
         "KServe mode: Standard with the Gateway API",
         "role: pipeline-runner",
         "storage: gs://bikes/models",
+        "inference log: http://kfloop-payload-logger.ml",
         "secret: BUCKET",
         "GPU nodes: a node has 4",
     ):
@@ -193,6 +198,13 @@ def test_events_that_will_be_dropped_are_noted(api, kfp, told):
     ingress(disableIstioVirtualHost=False)(api, kfp)
     lines, broken = told()
     assert not broken and "set disableIstioVirtualHost: true" in only(lines, "note")
+
+
+def test_a_log_that_kserve_does_not_write_is_noted(api, told):
+    lines, broken = told(BIKES.replace("http://kfloop-payload-logger.ml", "/log/ml/bikes"))
+    assert not broken and "KServe writes nothing to /log/ml/bikes" in only(lines, "note")
+    lines, _ = told(BIKES.replace("  inference_log: http://kfloop-payload-logger.ml\n", ""))
+    assert "serving.inference_log names no payload logger" in only(lines, "note")
 
 
 def test_no_kserve_is_told_once(api, told):

@@ -242,12 +242,20 @@ def test_a_task_whose_end_kfp_did_not_hear_of_is_unknown(api):
     assert (task.name, task.state, task.seconds) == ("roll-back-model", "UNKNOWN", None)
 
 
+def test_a_task_that_was_over_at_once_took_no_time(api):
+    run_id = submit_pipeline("rollback", parameters=ROLLBACK, host=api.url)
+    api.advance(run_id, "roll-back-model", "SUCCEEDED", seconds=0)
+    (task,) = run_status(run_id, host=api.url).tasks
+    assert (task.state, task.seconds) == ("SUCCEEDED", 0)
+
+
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED"])
 def test_wait_ends_for_a_run_that_does_not_succeed(api, state):
     run_id = submit_pipeline("rollback", parameters=ROLLBACK, host=api.url, run_name="drill")
     api.advance(run_id, "roll-back-model", state)
     api.finish_run(run_id, state)
-    failed = f"roll-back-model failed.* pipeline/runid={run_id}" if state == "FAILED" else "no task"
+    failed = f"roll-back-model failed.* -l pipeline/runid={run_id} --field-selector"
+    failed = failed if state == "FAILED" else "no task"
     with pytest.raises(InputError, match=f"'drill' ended {state}: {failed}"):
         wait_for_run(run_id, host=api.url, poll_seconds=0.01)
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import onnxruntime
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import tf2onnx
@@ -22,6 +24,7 @@ from kfloop.components.contracts.model_package import (
     read_model_json,
 )
 from kfloop.components.training import onnx_export
+from kfloop.components.training.columns import Roles
 from kfloop.components.training.onnx_export import export_onnx
 
 MODULE = """
@@ -70,6 +73,24 @@ def test_what_is_asked_for_beside_the_graph_does_not_change_the_weights(workspac
     assert not (workspace.root / "plain/onnx").exists()
     with_onnx, plain = (pq.read_table(workspace.root / n / REFERENCE) for n in ("binary", "plain"))
     assert with_onnx.equals(plain)
+
+
+def test_a_model_of_texts_alone_is_exported_too(workspace):
+    """Without a number beside them nothing else tells the converter how wide the categories are."""
+    table = pa.table({"label": binary_table()["label"], "colour": binary_table()["colour"]})
+    table = table.append_column("grade", [pa.array(["a", "b"] * 1000)])
+    workspace.train(table, "texts", Roles("label"), epochs=1, onnx=True)
+    assert (workspace.root / "texts" / ONNX).is_file()
+
+
+def test_a_regression_of_huge_values_around_zero_is_exported_too(workspace):
+    """Near zero a float32 of a label of billions is off by hundreds, and that is nothing."""
+    table = without(toy_table(), "old", "kind", "label")
+    amounts = pc.multiply(pc.subtract(table["amount"], 1000.0), 1e7)
+    table = table.set_column(table.column_names.index("amount"), "amount", amounts)
+    roles, more = replace(ROLES, label="amount"), {"reference_rows": 2000, "epochs": 1}
+    workspace.train(table, "huge", roles, task="regression", onnx=True, **more)
+    assert (workspace.root / "huge" / ONNX).is_file()
 
 
 def test_a_package_that_was_trained_before_is_exported_beside_it(workspace):

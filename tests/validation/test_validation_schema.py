@@ -50,6 +50,13 @@ def test_identifiers_of_a_small_sample_are_no_list_of_values(empty_bench: Any) -
     assert allowed_values(read_schema_file(empty_bench.path("schema")), "id") == set()
 
 
+def test_texts_too_long_to_be_counted_are_no_list_of_values(empty_bench: Any) -> None:
+    """TFDV counts all of them as one value of its own making, which no row holds."""
+    long = [f"{'z' * 1100}{i % 3}" for i in range(100)]
+    empty_bench.measure({"long": long, "y": [i % 2 for i in range(100)]}, "before")
+    assert "__LARGE_BYTES__" not in empty_bench.infer(label="y")
+
+
 def test_a_label_of_many_classes_has_all_of_them_listed(empty_bench: Any) -> None:
     classes = [f"class {i % 120}" for i in range(600)]
     empty_bench.measure({"x": list(range(600)), "y": classes}, "before")

@@ -158,6 +158,23 @@ def test_infinite_values_fail(bench: Any, sales_of: Any) -> None:
 
 
 # Trap: an empty frame has no anomalies.
+def test_infinite_values_have_no_mean_on_the_page(empty_bench: Any) -> None:
+    rows = {"x": [1.0, float("inf")] * 100, "y": [0, 1] * 100}
+    empty_bench.measure(rows, "before")
+    empty_bench.infer(label="y")
+    empty_bench.validate("before", label="y")
+    page = (empty_bench.root / "page.html").read_text()
+    assert "no mean: infinite values" in page
+    assert "nan" not in page
+
+
+def test_data_that_is_its_own_baseline_is_compared_with_nothing(bench: Any) -> None:
+    decision = bench.validate("before", baseline="before")
+    assert decision.baseline is None
+    assert not [reason for reason in decision.reasons if "drift" in reason.check]
+    assert "the baseline" not in (bench.root / "page.html").read_text()
+
+
 def test_statistics_of_no_rows_are_no_data(bench: Any) -> None:
     empty = statistics_pb2.DatasetFeatureStatisticsList()
     empty.datasets.add(num_examples=0)

@@ -73,8 +73,8 @@ def test_knative_settles_on_a_whole_split_of_ready_revisions(
         assert condition(api, "Ready") == "True"
         assert sum(target["percent"] for target in component["traffic"]) == 100
         assert component["latestReadyRevision"] == component["latestCreatedRevision"]
-        name = component["latestReadyRevision"]
-        assert ask(f"{api.url}/api/v1/namespaces/ml/services/{name}/proxy") == (200, str(version))
+        proxy = f"{component['latestReadyRevision']}-private/proxy"
+        assert ask(f"{api.url}/api/v1/namespaces/ml/services/{proxy}") == (200, str(version))
 
 
 @ENOUGH
