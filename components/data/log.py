@@ -80,7 +80,15 @@ def collect(
 
 def _nothing(log_uri: str, model_version: str, since: str, until: str) -> str:
     of = f" of model version {model_version}" if model_version else ""
+    found = log_files(local_path(log_uri, "log_uri"))
+    days = [file.parent.parent.name.removeprefix("date=") for _, file in found]
+    versions = sorted({version for version, _ in found})
+    there = (
+        f"it has requests of {days[0]} to {days[-1]} and of model version {', '.join(versions)}"
+        if found
+        else "it is empty"
+    )
     return (
         f"The inference log {log_uri} holds no request{of} between {since or 'its start'} and "
-        f"{until or 'its end'}; send some to the service, or widen the window."
+        f"{until or 'its end'}; {there}. Send some to the service, or choose another window."
     )

@@ -195,5 +195,6 @@ def test_the_log_is_cut_to_a_window_and_a_version(log: Path, tmp_path: Path) -> 
 def test_a_log_without_such_requests_is_told(
     log: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    with pytest.raises(InputError, match="holds no request"):
+    there = "it has requests of 2024-01-01 to 2024-01-02 and of model version 1, 10"
+    with pytest.raises(InputError, match=f"holds no request.*{there}"):
         collect(str(log), tmp_path / "out", **settings)

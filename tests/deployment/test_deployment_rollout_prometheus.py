@@ -48,7 +48,7 @@ def prometheus_of(cluster: Bench) -> Iterator[str]:
     # Revisions are numbered as they come: the third one is of the fourth version.
     services = {
         "Standard": [f"{SERVICE}-v{version}-predictor" for version in (1, 2, FLAKY)],
-        "Knative": [f"{SERVICE}-predictor-{number:05}" for number in (1, 2, 3)],
+        "Knative": [f"{SERVICE}-predictor-{number:05}-private" for number in (1, 2, 3)],
     }
     proxies = f"{address}/api/v1/namespaces/{NAMESPACE}/services"
     targets = [f"{proxies}/{service}:80/proxy/metrics" for service in services[cluster.mode]]
