@@ -251,7 +251,8 @@ def verdict(
 def _reasons(rollout: Rollout | None) -> list[Reason]:
     if rollout is None:
         return []
-    told = [("smoke_test", "smoke test", rollout.smoke_test, rollout.smoke_summary)]
+    smoke = rollout.smoke_summary.removeprefix("smoke_test: ")
+    told = [("smoke_test", "smoke test", rollout.smoke_test, smoke)]
     told += [("canary", f"{s.percent} %", s.decision, s.summary) for s in rollout.steps]
     return [
         Reason(check, "decision", decision, PASS, decision == PASS, f"{place}: {why}", place)
