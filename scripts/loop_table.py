@@ -15,7 +15,7 @@ INTEGERS |= {"INTEGER", "UINTEGER"}
 FLOATS = {"FLOAT", "DOUBLE"}
 ROW_KEY = "row_key"
 # Whole numbers under such a name are names themselves; their size tells nothing.
-NAMES = re.compile(r"(?i:(.*_)?(id|key|code|zip))|.*[a-z](ID|Id)")
+NAMES = re.compile(r"(?i:(.*[ _.-])?(id|key|code|zip))|.*[a-z](ID|Id)")
 
 
 @dataclass(frozen=True)

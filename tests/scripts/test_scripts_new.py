@@ -163,11 +163,11 @@ def test_equal_rows_are_examples_of_their_own(tmp_path):
 def test_numbers_that_stand_for_something_are_no_amounts(tmp_path):
     path = tmp_path / "rows.csv"
     rows = (f"{n % 9},{n // 2 * 7},{n % 5},{n % 2}\n" for n in range(300))
-    path.write_text("user_id,visitId,hour,late\n" + "".join(rows))
+    path.write_text("shop id,visitId,hour,late\n" + "".join(rows))
     target, plan = new_loop("visits", str(path), "late", "", "", tmp_path)
     assert [column.name for column, _ in plan.left_out] == []
     query = (target / "examples.sql").read_text()
-    assert "CAST(user_id AS VARCHAR) AS user_id," in query
+    assert 'CAST("shop id" AS VARCHAR) AS shop_id,' in query
     assert 'CAST("visitId" AS VARCHAR) AS visitId,' in query
     assert examples_of(target, tmp_path / "state")["rows"] == 300
 
