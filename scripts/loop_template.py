@@ -183,17 +183,12 @@ def write_sql(table: Table, plan: Plan) -> str:
     lines = []
     if plan.key:
         lines.append(f"    {_selected(plan.key)},")
-    elif table.different == table.rows:
-        lines += [
-            "    -- No column identifies a row, so its content does.",
-            f"    md5({table.sql}::VARCHAR) AS {ROW_KEY},",
-        ]
     else:
-        content = f"{table.sql}::VARCHAR"
-        lines += [
-            "    -- No column identifies a row, so its content does; equal rows are numbered.",
-            f"    md5({content} || row_number() OVER (PARTITION BY {content})) AS {ROW_KEY},",
-        ]
+        content, why = f"{table.sql}::VARCHAR", "No column identifies a row, so its content does"
+        if table.different < table.rows:
+            content += f" || row_number() OVER (PARTITION BY {content})"
+            why += "; equal rows are numbered"
+        lines += [f"    -- {why}.", f"    md5({content}) AS {ROW_KEY},"]
     if plan.timestamp:
         lines.append(f"    {_selected(plan.timestamp)},")
     lines += [f"    {_feature(column)}" for column in plan.features]

@@ -119,10 +119,8 @@ def _polyline(places: list[tuple[float, float]], line: Series, colour: str) -> s
     return drawn
 
 
-def _text(
-    x: float, y: float, text: str, anchor: str, weight: str = "400", fill: str = "#5b6474"
-) -> str:
+def _text(x: float, y: float, text: str, anchor: str, weight: str = "400") -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}" '
-        f'fill="{fill}">{html.escape(text)}</text>'
+        f'fill="#5b6474">{html.escape(text)}</text>'
     )

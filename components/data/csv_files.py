@@ -40,7 +40,7 @@ class Form:
 def require_whole(files: Sequence[Path], what: str) -> None:
     """Raises InputError when a .gz file is cut off or damaged: DuckDB reads what there is of it."""
     for file in files:
-        if file.name.lower().endswith(".gz"):
+        if _is_gzip(file):
             try:
                 with gzip.open(file) as stream:
                     while stream.read(_CHUNK):
@@ -69,17 +69,17 @@ def relation(
     form = forms.pop() if len(forms) == 1 else None
     # The whole file decides the types, not its first rows.
     options = ["union_by_name = true", "sample_size = -1", f"hive_partitioning = {hive}"]
-    if form:
-        options += [f"delim = {duck.literal(form.delimiter)}", f"skip = {form.blank}"]
+    told = [f"delim = {duck.literal(form.delimiter)}", f"skip = {form.blank}"] if form else []
+    options += told
     try:
         rows = _read(connection, files, options)
-        undecided = _undecided(connection, rows, files[0], options)
+        undecided = _undecided(connection, rows, files[0], told)
         return _read(connection, files, [*options, *undecided]) if undecided else rows
     except duckdb.Error as error:
         for file in files:
             _require_even_lines(file, form, what)
-        told = str(error).partition("Possible ")[0].partition("The search space")[0]
-        raise InputError(f"{what}: {' '.join(told.split()).rstrip('.')}.") from error
+        message = str(error).partition("Possible ")[0].partition("The search space")[0]
+        raise InputError(f"{what}: {' '.join(message.split()).rstrip('.')}.") from error
 
 
 def _read(
@@ -89,8 +89,12 @@ def _read(
     return connection.sql(f"SELECT * FROM read_csv([{listed}], {', '.join(options)})")
 
 
+def _is_gzip(file: Path) -> bool:
+    return file.name.lower().endswith(".gz")
+
+
 def _open(file: Path, errors: str) -> TextIO:
-    opened = gzip.open if file.name.lower().endswith(".gz") else open
+    opened = gzip.open if _is_gzip(file) else open
     return cast(TextIO, opened(file, "rt", encoding="utf-8-sig", errors=errors, newline=""))
 
 
@@ -114,7 +118,7 @@ def _undecided(
     connection: duckdb.DuckDBPyConnection,
     rows: duckdb.DuckDBPyRelation,
     file: Path,
-    options: Sequence[str],
+    told: Sequence[str],
 ) -> list[str]:
     """Returns options that leave dates as text which could be day or month first.
 
@@ -128,8 +132,7 @@ def _undecided(
     ]
     if not times:
         return []
-    given = [option for option in options if option.startswith(("delim", "skip"))]
-    sniffed = ", ".join([duck.literal(str(file)), *given])
+    sniffed = ", ".join([duck.literal(str(file)), *told])
     found = connection.sql(
         f"SELECT DateFormat, TimestampFormat FROM sniff_csv({sniffed})"
     ).fetchone() or (None, None)

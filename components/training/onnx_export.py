@@ -231,7 +231,8 @@ def _unit(directory: Path, about: ModelPackage) -> float:
     if about.task != "regression":
         return 1.0
     label = pq.read_table(directory / REFERENCE, columns=[about.label])[about.label]
-    return float(pc.stddev(label.cast(pa.float64())).as_py()) or 1.0
+    # Whole numbers beyond 2**53 are rounded, as in training.
+    return float(pc.stddev(label.cast(pa.float64(), safe=False)).as_py()) or 1.0
 
 
 def _compare(

@@ -83,10 +83,12 @@ def test_a_model_of_texts_alone_is_exported_too(workspace):
     assert (workspace.root / "texts" / ONNX).is_file()
 
 
-def test_a_regression_of_huge_values_around_zero_is_exported_too(workspace):
+@pytest.mark.parametrize(("factor", "kind"), [(1e7, pa.float64()), (1e15, pa.int64())])
+def test_a_regression_of_huge_values_around_zero_is_exported_too(workspace, factor, kind):
     """Near zero a float32 of a label of billions is off by hundreds, and that is nothing."""
     table = without(toy_table(), "old", "kind", "label")
-    amounts = pc.multiply(pc.subtract(table["amount"], 1000.0), 1e7)
+    amounts = pc.multiply(pc.subtract(table["amount"], 1000.0), factor)
+    amounts = pc.add(pc.cast(amounts, kind, safe=False), pa.scalar(1, kind))
     table = table.set_column(table.column_names.index("amount"), "amount", amounts)
     roles, more = replace(ROLES, label="amount"), {"reference_rows": 2000, "epochs": 1}
     workspace.train(table, "huge", roles, task="regression", onnx=True, **more)
